@@ -1,0 +1,3 @@
+//! A LAN mirror of ClamAV's databases that no cache can make lie.
+pub mod cvd;
+pub mod mirror;

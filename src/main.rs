@@ -1,0 +1,2 @@
+//! The cvdmirror binary.
+fn main() {}

@@ -1,0 +1,3 @@
+//! What the mirror holds, publishes and plans.
+pub mod snapshot;
+pub use snapshot::{Published, Snapshot};
