@@ -1,5 +1,9 @@
 //! What is published: one immutable value that the alias, index, TXT record and every page read.
-use crate::cvd::{Database, FileName};
+//!
+//! Guarantees: every name in it is held whole and was verified by this installation; a version it advertises
+//! can be reached by a client from what is held (a full CVD, and patches after it without a gap).
+use super::plan::Held;
+use crate::cvd::{Database, FileKind, FileName, HEADER_BYTES, Header};
 use cvdmirror_store::{NameRecord, View};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -33,4 +37,99 @@ pub struct Published {
     pub functionality_level: u32,
     /// When this database was last confirmed to be the newest at the source, epoch seconds.
     pub confirmed_at_s: Option<u64>,
+}
+
+impl Snapshot {
+    /// Reads what a view of the store lets be published; `confirmed` tells when each database was last
+    /// confirmed. A name of no ClamAV file, a sign file without its file, and a CVD whose header cannot be read
+    /// back (rot) are left out; the last of these is said in the second value.
+    pub fn of(view: Arc<View>, confirmed: impl Fn(&Database) -> Option<u64>) -> (Self, Vec<String>) {
+        let mut files: BTreeMap<FileName, NameRecord> = view
+            .names()
+            .filter_map(|(name, record)| Some((name.parse().ok()?, record.clone())))
+            .collect();
+        let mut unreadable = Vec::new();
+        let mut headers: BTreeMap<Database, Header> = BTreeMap::new();
+        files.retain(|name, record| {
+            if name.kind != FileKind::Cvd {
+                return true;
+            }
+            match header_of(&view, record) {
+                // In order of version: the last one stays.
+                Ok(header) => {
+                    headers.insert(name.database.clone(), header);
+                    true
+                }
+                Err(why) => {
+                    unreadable.push(format!("{name} is not published: {why}"));
+                    false
+                }
+            }
+        });
+        let orphans: Vec<FileName> = files
+            .keys()
+            .filter(|name| name.signed().is_some_and(|signed| !files.contains_key(&signed)))
+            .cloned()
+            .collect();
+        for orphan in orphans {
+            files.remove(&orphan);
+        }
+        let mut databases = BTreeMap::new();
+        for (database, header) in headers {
+            let held = Held::of(&files, &database);
+            let Some(version) = held.reachable() else { continue };
+            let published = Published {
+                version,
+                cvd: header.version,
+                chain: held.chain_to(version),
+                stime_s: header.stime_s,
+                signatures: header.signatures,
+                functionality_level: header.functionality_level,
+                confirmed_at_s: confirmed(&database),
+            };
+            databases.insert(database, published);
+        }
+        // The oldest confirmation speaks for all: a record must not look fresher than its stalest field.
+        let confirmed_at_s = databases.values().map(|p| p.confirmed_at_s).min().flatten();
+        (Self { files, databases, confirmed_at_s, view }, unreadable)
+    }
+
+    /// The same content, with other confirmations.
+    pub fn reconfirmed(&self, confirmed: impl Fn(&Database) -> Option<u64>) -> Self {
+        let mut databases = self.databases.clone();
+        for (database, published) in &mut databases {
+            published.confirmed_at_s = confirmed(database);
+        }
+        let confirmed_at_s = databases.values().map(|p| p.confirmed_at_s).min().flatten();
+        Self { files: self.files.clone(), databases, confirmed_at_s, view: self.view.clone() }
+    }
+}
+
+impl Held {
+    /// What of `files` belongs to `database`.
+    pub fn of(files: &BTreeMap<FileName, NameRecord>, database: &Database) -> Self {
+        let mut held = Self::default();
+        let first = FileName::new(database, 0, FileKind::Cvd);
+        for (name, record) in files.range(first..).take_while(|(name, _)| name.database == *database) {
+            match name.kind {
+                FileKind::Cvd => {
+                    held.cvds.insert(name.version);
+                }
+                FileKind::Cdiff => {
+                    held.cdiffs.insert(name.version, record.size > 0);
+                }
+                FileKind::CvdSign | FileKind::CdiffSign => {}
+            }
+        }
+        held
+    }
+}
+
+/// Reads a stored CVD's header back.
+fn header_of(view: &View, record: &NameRecord) -> Result<Header, String> {
+    let reader = view.open(&record.object).map_err(|e| e.to_string())?;
+    let reader = reader.ok_or("its object is in no pack")?;
+    let chunk = reader.chunk_at(0).map_err(|e| e.to_string())?;
+    let bytes = chunk.get(..HEADER_BYTES).ok_or("it is shorter than a header")?;
+    Header::parse(bytes).map_err(|e| e.to_string())
 }

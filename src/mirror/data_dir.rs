@@ -1,0 +1,96 @@
+//! The data directory: where its parts lie, and that one process at a time writes there.
+//!
+//! ```text
+//! DATA_DIR/store/       sealed packs: the backup unit
+//! DATA_DIR/tmp/         packs being built, downloads being staged; emptied at start
+//! DATA_DIR/state.redb   what may be lost
+//! DATA_DIR/lock         held by the one server or sync
+//! DATA_DIR/control      socket of the running server
+//! ```
+use super::OpenError;
+use std::{
+    fs::{File, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+/// Paths inside a data directory.
+#[derive(Clone, Debug)]
+pub struct DataDir {
+    root: PathBuf,
+}
+
+/// The right to write; given back when dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl DataDir {
+    /// Names a directory; nothing is created or opened.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Sealed packs.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// Files being built or staged.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// What may be lost.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state.redb")
+    }
+
+    /// Socket of the running server.
+    pub fn control(&self) -> PathBuf {
+        self.root.join("control")
+    }
+
+    /// Creates what is missing and takes the lock.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] when another process holds it, [`OpenError::Io`] otherwise.
+    pub fn lock(&self) -> Result<Lock, OpenError> {
+        for dir in [self.root.clone(), self.store(), self.tmp()] {
+            std::fs::create_dir_all(&dir).map_err(|source| OpenError::Io { path: dir, source })?;
+        }
+        let path = self.root.join("lock");
+        let io = |source| OpenError::Io { path: path.clone(), source };
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.take(32).read_to_string(&mut holder);
+                let holder = holder.trim().to_owned();
+                return Err(OpenError::Locked { data_dir: self.root.clone(), holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+        }
+        // Only for the message above: the lock is the kernel's, not the number's.
+        let note = |file: &mut File| -> io::Result<()> {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        note(&mut file).map_err(io)?;
+        Ok(Lock { _file: file })
+    }
+}

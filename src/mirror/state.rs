@@ -1,0 +1,232 @@
+//! state.redb: what a mirror remembers beside its store and may lose.
+//!
+//! Lost or broken, it costs a verification of every pack at the next start and the memory of past checks;
+//! nothing held is affected. Values are JSON, so that a person with `redb` at hand can read them.
+use super::OpenError;
+use crate::cvd::Database;
+use cvdmirror_store::PackId;
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::path::{Path, PathBuf};
+
+/// Written into every state file; a greater one is refused.
+const FORMAT: u64 = 1;
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const PACKS: TableDefinition<&str, &str> = TableDefinition::new("packs-0");
+const DATABASES: TableDefinition<&str, &str> = TableDefinition::new("databases-0");
+const CACHE_BYTES: usize = 1 << 20;
+
+/// That a pack was sealed here, or verified whole when it was first met.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Trusted {
+    /// Order of trust: where two packs bind a name differently, the lower rank is published.
+    pub rank: u64,
+    /// Length of the file when it was trusted, bytes; another length is another file.
+    pub file_len: u64,
+}
+
+/// What is remembered of one database.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DatabaseState {
+    /// The version the source last spoke of.
+    pub newest: Option<u32>,
+    /// When the source was last asked, epoch seconds.
+    pub checked_at_s: Option<u64>,
+    /// When what is published was last confirmed as the newest, epoch seconds.
+    pub confirmed_at_s: Option<u64>,
+    /// What went wrong at the last check, in words.
+    pub last_error: Option<String>,
+}
+
+/// An open state file.
+#[derive(Debug)]
+pub struct State {
+    path: PathBuf,
+    database: redb::Database,
+}
+
+/// The state file could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", path.display())]
+pub struct StateError {
+    path: PathBuf,
+    source: redb::Error,
+}
+
+impl State {
+    /// Opens or creates the file. One that is broken is put aside (its name gains `.broken`) and begun anew.
+    ///
+    /// # Errors
+    /// [`OpenError::NewerState`] for a file of a newer format, [`OpenError::State`] for what the disk refuses.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        match Self::open_existing(path) {
+            Err(OpenError::State(StateError { source, .. })) if is_broken(&source) => {
+                let aside = path.with_extension("redb.broken");
+                tracing::warn!(
+                    "{}: {source}; put aside as {} and begun anew: every pack is verified again",
+                    path.display(),
+                    aside.display()
+                );
+                std::fs::rename(path, &aside)
+                    .map_err(|source| OpenError::Io { path: path.into(), source })?;
+                Self::open_existing(path)
+            }
+            other => other,
+        }
+    }
+
+    fn open_existing(path: &Path) -> Result<Self, OpenError> {
+        let fail = |source: redb::Error| StateError { path: path.into(), source };
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|e| fail(e.into()))?;
+        let state = Self { path: path.into(), database };
+        let found = state
+            .write(|txn| {
+                // Every table exists from here on, so that readers need not ask.
+                txn.open_table(PACKS)?;
+                txn.open_table(DATABASES)?;
+                let mut meta = txn.open_table(META)?;
+                let found = meta.get("format")?.map(|guard| guard.value());
+                if found.is_none() {
+                    meta.insert("format", FORMAT)?;
+                }
+                Ok(found.unwrap_or(FORMAT))
+            })
+            .map_err(OpenError::State)?;
+        if found > FORMAT {
+            return Err(OpenError::NewerState { path: path.into(), found, supported: FORMAT });
+        }
+        Ok(state)
+    }
+
+    /// What is known of a pack.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn trusted(&self, pack: &PackId) -> Result<Option<Trusted>, StateError> {
+        self.get(PACKS, pack.as_str())
+    }
+
+    /// Remembers a pack as trusted, after all that are.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn trust(&self, pack: &PackId, file_len: u64) -> Result<Trusted, StateError> {
+        self.write(|txn| {
+            let mut packs = txn.open_table(PACKS)?;
+            let mut rank = 0;
+            for entry in packs.iter()? {
+                let value = entry?.1;
+                let known: Option<Trusted> = serde_json::from_str(value.value()).ok();
+                rank = rank.max(known.map_or(0, |trusted| trusted.rank + 1));
+            }
+            let trusted = Trusted { rank, file_len };
+            packs.insert(pack.as_str(), json(&trusted).as_str())?;
+            Ok(trusted)
+        })
+    }
+
+    /// What is remembered of a database.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn database(&self, database: &Database) -> Result<DatabaseState, StateError> {
+        Ok(self.get(DATABASES, database.as_str())?.unwrap_or_default())
+    }
+
+    /// Remembers it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_database(&self, database: &Database, state: &DatabaseState) -> Result<(), StateError> {
+        self.write(|txn| {
+            txn.open_table(DATABASES)?.insert(database.as_str(), json(state).as_str())?;
+            Ok(())
+        })
+    }
+
+    /// A value, or `None` if there is none that reads: what does not read is as good as lost.
+    fn get<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<&str, &str>,
+        key: &str,
+    ) -> Result<Option<T>, StateError> {
+        let read = || -> Result<Option<T>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(table)?;
+            Ok(table.get(key)?.and_then(|guard| serde_json::from_str(guard.value()).ok()))
+        };
+        read().map_err(|source| StateError { path: self.path.clone(), source })
+    }
+
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StateError> {
+        let run = || -> Result<T, redb::Error> {
+            let txn = self.database.begin_write()?;
+            let value = change(&txn)?;
+            txn.commit()?;
+            Ok(value)
+        };
+        run().map_err(|source| StateError { path: self.path.clone(), source })
+    }
+}
+
+/// Whether the file itself is at fault, not the disk or another process.
+fn is_broken(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(e) => e.kind() == std::io::ErrorKind::InvalidData,
+        redb::Error::Corrupted(_)
+        | redb::Error::RepairAborted
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::UpgradeRequired(_) => true,
+        _ => false,
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    // Our own plain structs: serialising them cannot fail.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn remembers_across_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let daily: Database = "daily".parse().unwrap();
+        let kept = DatabaseState { newest: Some(7), last_error: Some("x".into()), ..Default::default() };
+        State::open(&path).unwrap().set_database(&daily, &kept).unwrap();
+        assert_eq!(State::open(&path).unwrap().database(&daily).unwrap(), kept);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let state = State::open(&path).unwrap();
+        state.write(|txn| Ok(txn.open_table(META)?.insert("format", FORMAT + 1).map(drop)?)).unwrap();
+        drop(state);
+        match State::open(&path) {
+            Err(OpenError::NewerState { found, supported, .. }) => {
+                assert_eq!((found, supported), (FORMAT + 1, FORMAT));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_broken_file_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        std::fs::write(&path, vec![b'x'; 8192]).unwrap();
+        State::open(&path).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("state.redb.broken")).unwrap(), vec![b'x'; 8192]);
+    }
+}

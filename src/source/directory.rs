@@ -1,0 +1,208 @@
+//! A directory as a source: what cvdupdate or freshclam leaves in it.
+//!
+//! Only plain files directly in the directory are read: a symbolic link, a FIFO or a device is an error that is
+//! named, and never opened in a way that could block. A file that is being written or replaced while it is read
+//! either shows as changed here or fails verification later; it is tried again at the next check.
+use super::{Evidence, FetchError, Fetched, Newest, Wanted, staging::{Intake, Staging}};
+use crate::cvd::{Database, FileKind, FileName, HEADER_BYTES, Header, txt_record::TxtRecord};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+/// Entries read of one listing at most; a directory with more is not one of ours.
+const MAX_ENTRIES: usize = 100_000;
+/// Bytes read of dns.txt at most.
+const MAX_TXT_BYTES: u64 = 4096;
+
+/// A directory that another program fills.
+#[derive(Clone, Debug)]
+pub struct DirectorySource {
+    dir: PathBuf,
+    intake: Intake,
+}
+
+impl DirectorySource {
+    /// Uses `dir`.
+    pub fn new(dir: PathBuf, intake: Intake) -> Self {
+        Self { dir, intake }
+    }
+
+    /// Says what is newest: the greatest of what dns.txt, the CVD's header and the names of CDIFFs say.
+    ///
+    /// # Errors
+    /// When none of them says anything.
+    pub async fn newest(&self, database: &Database) -> Result<Newest, FetchError> {
+        let (this, database) = (self.clone(), database.clone());
+        blocking(&self.dir, move || this.newest_now(&database)).await
+    }
+
+    /// Reads the header of the CVD that lies there now.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn probe(&self, database: &Database) -> Result<Header, FetchError> {
+        let (this, database) = (self.clone(), database.clone());
+        blocking(&self.dir, move || this.header(&database)).await
+    }
+
+    /// Stages a copy of one file.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch(&self, wanted: &Wanted) -> Result<Fetched, FetchError> {
+        let (this, wanted) = (self.clone(), wanted.clone());
+        blocking(&self.dir, move || this.fetch_now(&wanted)).await
+    }
+
+    fn newest_now(&self, database: &Database) -> Result<Newest, FetchError> {
+        let mut remarks = Vec::new();
+        let mut said = Vec::new();
+        if let Some(version) = self.dns_txt(database, &mut remarks) {
+            said.push((version, Evidence::TxtRecord));
+        }
+        if let Some(version) = self.newest_cdiff(database)? {
+            said.push((version, Evidence::CdiffName));
+        }
+        let header = self.header(database);
+        match &header {
+            Ok(header) => said.push((header.version, Evidence::Header)),
+            Err(FetchError::Absent { .. }) => {}
+            Err(e) => remarks.push(e.to_string()),
+        }
+        match said.into_iter().max_by_key(|(version, _)| *version) {
+            Some((version, evidence)) => Ok(Newest { version, evidence, remarks }),
+            None => Err(header.err().unwrap_or(FetchError::Absent { origin: self.dir.display().to_string() })),
+        }
+    }
+
+    fn dns_txt(&self, database: &Database, remarks: &mut Vec<String>) -> Option<u32> {
+        let path = self.dir.join("dns.txt");
+        let mut text = String::new();
+        match open_plain(&path).map(|file| file.take(MAX_TXT_BYTES).read_to_string(&mut text)) {
+            Err(FetchError::Absent { .. }) => return None,
+            Err(e) => {
+                remarks.push(e.to_string());
+                return None;
+            }
+            Ok(read) => {
+                if let Err(e) = read {
+                    remarks.push(format!("{}: {e}", path.display()));
+                    return None;
+                }
+            }
+        }
+        match TxtRecord::parse_current(text.trim().trim_matches('"')) {
+            Ok(record) => record.version_of(database),
+            Err(e) => {
+                remarks.push(format!("{}: {e}", path.display()));
+                None
+            }
+        }
+    }
+
+    fn newest_cdiff(&self, database: &Database) -> Result<Option<u32>, FetchError> {
+        let io = |source| FetchError::Io { path: self.dir.clone(), source };
+        let mut newest = None;
+        for entry in std::fs::read_dir(&self.dir).map_err(io)?.take(MAX_ENTRIES) {
+            let name = entry.map_err(io)?.file_name();
+            let Some(Ok(name)) = name.to_str().map(str::parse::<FileName>) else { continue };
+            if name.kind == FileKind::Cdiff && name.database == *database {
+                newest = newest.max(Some(name.version));
+            }
+        }
+        Ok(newest)
+    }
+
+    fn header(&self, database: &Database) -> Result<Header, FetchError> {
+        let path = self.dir.join(format!("{database}.cvd"));
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        open_plain(&path)?
+            .take(HEADER_BYTES as u64)
+            .read_to_end(&mut bytes)
+            .map_err(|source| FetchError::Io { path: path.clone(), source })?;
+        Header::parse(&bytes)
+            .map_err(|e| FetchError::NotACvd { origin: path.display().to_string(), why: e.to_string() })
+    }
+
+    fn fetch_now(&self, wanted: &Wanted) -> Result<Fetched, FetchError> {
+        match wanted {
+            Wanted::Named(name) => self.stage(&self.dir.join(name.to_string()), wanted),
+            Wanted::Header(database, None) => self.stage(&self.dir.join(format!("{database}.cvd")), wanted),
+            Wanted::Cvd(database, version) | Wanted::Header(database, Some(version)) => {
+                let versioned = self.dir.join(format!("{database}-{version}.cvd"));
+                match self.stage(&versioned, wanted) {
+                    Err(FetchError::Absent { .. }) => {
+                        self.stage(&self.dir.join(format!("{database}.cvd")), wanted)
+                    }
+                    other => other,
+                }
+            }
+        }
+    }
+
+    fn stage(&self, path: &Path, wanted: &Wanted) -> Result<Fetched, FetchError> {
+        let io = |source| FetchError::Io { path: path.into(), source };
+        let origin = path.display().to_string();
+        let mut file = open_plain(path)?;
+        let before = stamp(&file).map_err(io)?;
+        let cap_bytes = wanted.cap(&self.intake.limits);
+        let mut staging = Staging::create(&self.intake, wanted, &origin, Some(before.0))?;
+        let mut buffer = vec![0; 1 << 18];
+        let head_only = matches!(wanted, Wanted::Header(..));
+        loop {
+            let room = if head_only { (cap_bytes - staging.len()) as usize } else { buffer.len() };
+            let room = room.min(buffer.len());
+            match file.read(&mut buffer[..room]) {
+                Ok(0) => break,
+                Ok(n) => staging.write(&buffer[..n])?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(io(e)),
+            }
+        }
+        if stamp(&file).map_err(io)? != before {
+            return Err(FetchError::Changed { path: path.into() });
+        }
+        let staged = staging.finish()?;
+        Ok(Fetched { staged, origin, via: Vec::new() })
+    }
+}
+
+/// What tells whether a file changed while it was read.
+fn stamp(file: &File) -> io::Result<(u64, i64, i64)> {
+    let meta = file.metadata()?;
+    Ok((meta.len(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// Opens a plain file: not through a symbolic link, and without ever waiting (a FIFO's writer).
+fn open_plain(path: &Path) -> Result<File, FetchError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT) => return Err(FetchError::Absent { origin: path.display().to_string() }),
+        Err(Errno::LOOP) => {
+            return Err(FetchError::NotAFile { path: path.into(), what: "is a symbolic link" });
+        }
+        Err(e) => return Err(FetchError::Io { path: path.into(), source: e.into() }),
+    };
+    let meta = file.metadata().map_err(|source| FetchError::Io { path: path.into(), source })?;
+    if !meta.is_file() {
+        return Err(FetchError::NotAFile { path: path.into(), what: "is not a plain file" });
+    }
+    Ok(file)
+}
+
+async fn blocking<T: Send + 'static>(
+    dir: &Path,
+    work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+) -> Result<T, FetchError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(FetchError::Io { path: dir.into(), source: io::Error::other(e) }))
+}

@@ -1,0 +1,276 @@
+//! Where files come from: an HTTP upstream, or a directory that cvdupdate or freshclam fills.
+//!
+//! Guarantees: every fetch is bounded in size and time and ends as a [`Staged`] file whose BLAKE3 hash was taken
+//! on the way, or as a typed [`FetchError`] that leaves nothing behind. Guarantees nothing about content: what
+//! is staged is not verified, and a source may answer another version than it was asked for.
+
+pub mod directory;
+pub mod http;
+pub mod staging;
+pub mod txt;
+
+pub use staging::{Intake, Progress, Silent, Staged};
+
+use crate::cvd::{Database, FileName};
+use serde::{Deserialize, Serialize};
+use std::{fmt, path::PathBuf, time::Duration};
+
+/// Bounds on what one fetch may cost.
+#[derive(Clone, Debug)]
+pub struct FetchLimits {
+    /// Largest CVD taken, bytes. The largest real one (main) has been 163 MB.
+    pub cvd_bytes: u64,
+    /// Largest CDIFF taken, bytes. Real ones are 3 to 32 KB; a big clean-up can reach megabytes.
+    pub cdiff_bytes: u64,
+    /// Largest sign file taken, bytes. Real ones are 9 KB.
+    pub sign_bytes: u64,
+    /// Longest wait for a connection, for the answer's head, and between two pieces of a body.
+    pub stall: Duration,
+    /// Slowest transfer accepted, bytes a second, as an average once `stall` has passed.
+    pub min_bytes_per_s: u64,
+    /// Longest a whole fetch may take.
+    pub total: Duration,
+    /// Most redirects followed.
+    pub redirects: usize,
+}
+
+impl Default for FetchLimits {
+    fn default() -> Self {
+        Self {
+            cvd_bytes: 512 << 20,
+            cdiff_bytes: 64 << 20,
+            sign_bytes: 256 << 10,
+            stall: Duration::from_secs(20),
+            min_bytes_per_s: 1024,
+            total: Duration::from_secs(3600),
+            redirects: 3,
+        }
+    }
+}
+
+/// What may be asked of a source.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// The full CVD of a database, by preference this version; the answer may hold another.
+    Cvd(Database, u32),
+    /// The first 512 bytes of the CVD of a database, by preference this version.
+    Header(Database, Option<u32>),
+    /// A CDIFF or a sign file, whose name holds the version.
+    Named(FileName),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cvd(database, version) => write!(f, "{database}-{version}.cvd"),
+            Self::Header(database, Some(version)) => write!(f, "header of {database}-{version}.cvd"),
+            Self::Header(database, None) => write!(f, "header of {database}.cvd"),
+            Self::Named(name) => name.fmt(f),
+        }
+    }
+}
+
+impl Wanted {
+    fn cap(&self, limits: &FetchLimits) -> u64 {
+        match self {
+            Self::Cvd(..) => limits.cvd_bytes,
+            Self::Header(..) => crate::cvd::HEADER_BYTES as u64,
+            Self::Named(name) if name.kind.sign().is_none() => limits.sign_bytes,
+            Self::Named(_) => limits.cdiff_bytes,
+        }
+    }
+}
+
+/// How the newest version of a database was learnt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// The TXT record, in the DNS or in a directory's dns.txt.
+    TxtRecord,
+    /// The header of the file the source offers.
+    Header,
+    /// The name of a CDIFF in a directory.
+    CdiffName,
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TxtRecord => "TXT record",
+            Self::Header => "header of the file",
+            Self::CdiffName => "name of a CDIFF",
+        })
+    }
+}
+
+/// What a source says is the newest version of a database.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Newest {
+    /// The version.
+    pub version: u32,
+    /// How it was learnt.
+    pub evidence: Evidence,
+    /// What did not agree on the way, in words; empty when all is well.
+    pub remarks: Vec<String>,
+}
+
+/// A file that was fetched, and where from.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The bytes.
+    pub staged: Staged,
+    /// The URL or path that answered.
+    pub origin: String,
+    /// What caches on the way said of themselves (`age`, `x-cache`, `cf-ray`, `cf-cache-status`, `via`).
+    pub via: Vec<(String, String)>,
+}
+
+/// Why a fetch brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The source does not have it.
+    #[error("{origin}: not there")]
+    Absent {
+        /// URL or path.
+        origin: String,
+    },
+    /// The source refuses us (403); asking again soon makes it worse.
+    #[error("{url}: the source refuses this client (403); wait a day, or fill a directory with cvdupdate and use --source dir:PATH")]
+    Denied {
+        /// URL asked.
+        url: String,
+    },
+    /// The source limits us (429).
+    #[error("{url}: the source limits this client (429); it says to wait {} s", wait_s.map_or("4 h, its default, in".into(), |s| s.to_string()))]
+    Limited {
+        /// URL asked.
+        url: String,
+        /// `Retry-After`, seconds.
+        wait_s: Option<u64>,
+    },
+    /// Any other status.
+    #[error("{url}: answered HTTP status {status}")]
+    Status {
+        /// URL asked.
+        url: String,
+        /// The status code.
+        status: u16,
+    },
+    /// More bytes than a file of its kind may have.
+    #[error("{origin}: larger than the {cap_bytes} bytes allowed for it; not taken")]
+    TooLarge {
+        /// URL or path.
+        origin: String,
+        /// The bound.
+        cap_bytes: u64,
+    },
+    /// The body ended before its announced length.
+    #[error("{origin}: the body ended after {got_bytes} bytes, before its announced end; not taken")]
+    Truncated {
+        /// URL or path.
+        origin: String,
+        /// Bytes that came.
+        got_bytes: u64,
+    },
+    /// Nothing came for too long, or too little.
+    #[error("{origin}: {what} after {got_bytes} bytes; given up")]
+    TooSlow {
+        /// URL or path.
+        origin: String,
+        /// What was waited for.
+        what: &'static str,
+        /// Bytes that came.
+        got_bytes: u64,
+    },
+    /// No connection, or it broke.
+    #[error("{url}: {why}")]
+    Unreachable {
+        /// URL asked.
+        url: String,
+        /// The chain of causes.
+        why: String,
+    },
+    /// A directory entry that is no plain file.
+    #[error("{}: {what}; put a plain file there", path.display())]
+    NotAFile {
+        /// The entry.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// A file that changed while it was read.
+    #[error("{}: changed while it was read; it is tried again at the next check", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Staging, or reading a directory source, failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The TXT record could not be had or read.
+    #[error("TXT record {name}: {why}")]
+    Txt {
+        /// The record's name.
+        name: String,
+        /// The cause.
+        why: String,
+    },
+    /// The answer to a probe is no CVD header.
+    #[error("{origin}: {why}")]
+    NotACvd {
+        /// URL or path.
+        origin: String,
+        /// The rule that failed.
+        why: String,
+    },
+}
+
+/// Where files come from.
+#[derive(Debug)]
+pub enum Source {
+    /// An HTTP upstream and, where configured, its TXT record.
+    Http(http::HttpSource),
+    /// A directory.
+    Directory(directory::DirectorySource),
+}
+
+impl Source {
+    /// Says what is newest of a database.
+    ///
+    /// # Errors
+    /// When neither the TXT record nor the file's header can be had.
+    pub async fn newest(&self, database: &Database) -> Result<Newest, FetchError> {
+        match self {
+            Self::Http(source) => source.newest(database).await,
+            Self::Directory(source) => source.newest(database).await,
+        }
+    }
+
+    /// Says what version the file itself has, whatever any record says.
+    ///
+    /// # Errors
+    /// When its header cannot be had.
+    pub async fn probe(&self, database: &Database) -> Result<u32, FetchError> {
+        let header = match self {
+            Self::Http(source) => source.probe(database).await,
+            Self::Directory(source) => source.probe(database).await,
+        };
+        Ok(header?.version)
+    }
+
+    /// Fetches a file into the staging directory.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; nothing is left behind.
+    pub async fn fetch(&self, wanted: &Wanted) -> Result<Fetched, FetchError> {
+        match self {
+            Self::Http(source) => source.fetch(wanted).await,
+            Self::Directory(source) => source.fetch(wanted).await,
+        }
+    }
+}
