@@ -1,3 +1,22 @@
 //! ClamAV's formats, pure: bytes in, facts or bytes out; no async, no network, nothing of ours below it.
+pub mod cdiff;
+pub mod container;
+pub mod header;
+pub mod info;
+pub mod limits;
 pub mod name;
+pub mod script;
+pub mod sign_file;
+pub mod signature;
+pub mod txt_record;
+pub mod verify;
+mod zlib;
+
+pub use cdiff::{Cdiff, Patch};
+pub use header::{HEADER_BYTES, Header};
+pub use limits::Limits;
 pub use name::{Database, FileKind, FileName};
+pub use sign_file::SignFile;
+pub use signature::{PublicKey, TrustKeys};
+pub use txt_record::{CurrentRecord, DatabaseRecord};
+pub use verify::{Cvd, Member, Verified, VerifyError, verify_cdiff, verify_cld, verify_cvd, verify_cvd_any};

@@ -1,0 +1,93 @@
+//! A `.sign` file: a detached PKCS#7 signature over a whole CVD or CDIFF, for ClamAV 1.5 and later.
+//!
+//! Guarantees that a parsed one is safe to hand to a client: several malformed kinds abort the client's process or cost
+//! it a full download. Whether it verifies is another question, which needs certificates.
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+const MAGIC: &str = "#clamsign-1.0";
+
+/// A well-formed sign file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SignFile {
+    /// The lowest functionality level that is to use it, if it says.
+    pub min_level: Option<u32>,
+    /// The highest functionality level that is to use it, if it says.
+    pub max_level: Option<u32>,
+    /// The PKCS#7 structure, DER.
+    pub pkcs7: Vec<u8>,
+}
+
+/// Why bytes are no well-formed sign file.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SignFileError {
+    /// Not text.
+    #[error("sign file is not ASCII text")]
+    NotText,
+    /// Line 1 is not `#clamsign-1.0`.
+    #[error("sign file does not start with #clamsign-1.0")]
+    Magic,
+    /// No signature line.
+    #[error("sign file holds no signature")]
+    NoSignature,
+    /// More than one signature line.
+    #[error("sign file holds a second signature at line {0}")]
+    Second(usize),
+    /// A line that is not `<minfl>:<maxfl>:pkcs7-pem:<base64>`.
+    #[error("sign file line {0} is not <minfl>:<maxfl>:pkcs7-pem:<base64>")]
+    Line(usize),
+    /// The signature is no DER sequence of the length it says.
+    #[error("sign file holds no PKCS#7 structure")]
+    Pkcs7,
+}
+
+impl SignFile {
+    /// Parses a whole sign file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, SignFileError> {
+        let text = std::str::from_utf8(bytes).ok().filter(|t| t.is_ascii()).ok_or(SignFileError::NotText)?;
+        let mut lines = (1..).zip(text.lines());
+        if lines.next().is_none_or(|(_, line)| line != MAGIC) {
+            return Err(SignFileError::Magic);
+        }
+        let mut found = None;
+        for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+            if found.is_some() {
+                return Err(SignFileError::Second(number));
+            }
+            found = Some(parse_line(number, line)?);
+        }
+        found.ok_or(SignFileError::NoSignature)
+    }
+}
+
+fn parse_line(number: usize, line: &str) -> Result<SignFile, SignFileError> {
+    let err = SignFileError::Line(number);
+    let mut fields = line.splitn(4, ':');
+    let (Some(min), Some(max), Some("pkcs7-pem"), Some(base64)) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return Err(err);
+    };
+    let level = |text: &str| match text {
+        "" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| err.clone()),
+    };
+    let pkcs7 = STANDARD.decode(base64).map_err(|_| err.clone())?;
+    if !is_one_der_sequence(&pkcs7) {
+        return Err(SignFileError::Pkcs7);
+    }
+    Ok(SignFile { min_level: level(min)?, max_level: level(max)?, pkcs7 })
+}
+
+/// Checks the outermost tag and length alone (X.690 section 8.1).
+fn is_one_der_sequence(der: &[u8]) -> bool {
+    let &[0x30, first, ref rest @ ..] = der else { return false };
+    let count = usize::from(first & 0x7f);
+    if first & 0x80 == 0 {
+        return rest.len() == count;
+    }
+    if !(1..=4).contains(&count) || rest.len() < count {
+        return false;
+    }
+    let (length, content) = rest.split_at(count);
+    length.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte)) == content.len()
+}

@@ -1,0 +1,367 @@
+//! Where bytes become facts one may publish: the only maker of `Verified`.
+//!
+//! Guarantees for a verified CVD: legacy signature, `.info` signature, and that header, `.info` and members agree in
+//! both directions, so no byte of it is outside a signature. Does not say that a version is new, or the newest.
+use super::{
+    cdiff::{Cdiff, CdiffError, Patch},
+    container::{ContainerError, Entry, Form, Members},
+    header::{HEADER_BYTES, Header, HeaderError},
+    info::{Info, InfoError},
+    limits::Limits,
+    name::{Database, FileKind, FileName},
+    signature::{SignatureError, TrustKeys},
+};
+use md5::{Digest as _, Md5};
+use sha2::Sha256;
+use std::{
+    io::{self, Read},
+    ops::Deref,
+};
+
+/// Something the verifier has checked; it cannot be made elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verified<T>(T);
+
+impl<T> Deref for Verified<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> Verified<T> {
+    /// Takes the value out; it is then no longer known to be verified.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+/// What was found in a CVD or CLD.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cvd {
+    /// Which database it is.
+    pub database: Database,
+    /// Its header.
+    pub header: Header,
+    /// How its body is stored.
+    pub form: Form,
+    /// Its members, in order.
+    pub members: Vec<Member>,
+    /// Its whole size in bytes.
+    pub bytes: u64,
+}
+
+impl Cvd {
+    /// The name that these bytes, and no others, have.
+    pub fn name(&self) -> FileName {
+        FileName::new(&self.database, self.header.version, FileKind::Cvd)
+    }
+}
+
+/// A member of a CVD.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The SHA-256 of its content.
+    pub sha256: [u8; 32],
+}
+
+/// Which rule a file breaks.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The bytes could not be read.
+    #[error("cannot read the file")]
+    Read(#[source] io::Error),
+    /// The name is of another kind than the check.
+    #[error("{0} is not the name of such a file")]
+    Kind(FileName),
+    /// More bytes than the limit.
+    #[error("larger than the limit of {0} bytes")]
+    TooLarge(u64),
+    /// Not a proper header.
+    #[error("header: {0}")]
+    Header(#[from] HeaderError),
+    /// Another version than the name says.
+    #[error("named version {expected}, but its header says {found}")]
+    Version {
+        /// The name's.
+        expected: u32,
+        /// The file's.
+        found: u32,
+    },
+    /// A version 0, which no name can have.
+    #[error("header says version 0")]
+    VersionZero,
+    /// Another database than the name says.
+    #[error("named as database {expected}, but holds {found}")]
+    Database {
+        /// The name's.
+        expected: Database,
+        /// The file's.
+        found: Database,
+    },
+    /// The header has no MD5.
+    #[error("header has no MD5 of the body")]
+    NoMd5,
+    /// The body is not the one the header was made for.
+    #[error("MD5 of the body is not the header's: truncated or altered")]
+    Md5,
+    /// The header has no signature.
+    #[error("header has no signature")]
+    NoSignature,
+    /// The header's signature does not hold.
+    #[error("signature in the header: {0}")]
+    Signature(#[source] SignatureError),
+    /// The body cannot be read as members.
+    #[error("body: {0}")]
+    Container(#[from] ContainerError),
+    /// No `.info` member.
+    #[error("no <database>.info member")]
+    NoInfo,
+    /// Two `.info` members.
+    #[error("a second .info member: {0}")]
+    SecondInfo(String),
+    /// The `.info` member is no list.
+    #[error("{0}")]
+    Info(#[from] InfoError),
+    /// The `.info` member's signature does not hold.
+    #[error("signature of the .info member: {0}")]
+    InfoSignature(#[source] SignatureError),
+    /// The header is not the one that `.info` carries.
+    #[error("header and line 1 of .info differ: {header:?} and {info:?}")]
+    HeaderDiffers {
+        /// The header, without MD5 and signature.
+        header: String,
+        /// Line 1 of `.info`.
+        info: String,
+    },
+    /// A member that `.info` does not list.
+    #[error("member {0} is not listed in .info")]
+    Unlisted(String),
+    /// A listed member that is not there. No ClamAV notices this.
+    #[error("member {0} is listed in .info but missing")]
+    Missing(String),
+    /// A member of another size than listed.
+    #[error("member {name} has {found} bytes, .info says {listed}")]
+    Size {
+        /// The member.
+        name: String,
+        /// What `.info` says.
+        listed: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// A member with other content than listed.
+    #[error("SHA-256 of member {0} is not the one in .info")]
+    Sha256(String),
+    /// Not a proper or genuine CDIFF.
+    #[error("{0}")]
+    Cdiff(#[from] CdiffError),
+}
+
+/// Verifies a CVD under the name it has, in one pass.
+pub fn verify_cvd(
+    name: &FileName,
+    reader: impl Read,
+    keys: &TrustKeys,
+    limits: &Limits,
+) -> Result<Verified<Cvd>, VerifyError> {
+    if name.kind != FileKind::Cvd {
+        return Err(VerifyError::Kind(name.clone()));
+    }
+    verify_body(&name.database, Some(name.version), Outer::Signed, reader, keys, limits)
+}
+
+/// Verifies a CVD of a database whose version its header tells, in one pass; its name is then [`Cvd::name`].
+pub fn verify_cvd_any(
+    database: &Database,
+    reader: impl Read,
+    keys: &TrustKeys,
+    limits: &Limits,
+) -> Result<Verified<Cvd>, VerifyError> {
+    verify_body(database, None, Outer::Signed, reader, keys, limits)
+}
+
+/// Verifies a CLD, which has no signature but its `.info` member's.
+///
+/// Its `COPYING` member is under no signature at all, which is ClamAV's design.
+pub fn verify_cld(
+    database: &Database,
+    reader: impl Read,
+    keys: &TrustKeys,
+    limits: &Limits,
+) -> Result<Verified<Cvd>, VerifyError> {
+    verify_body(database, None, Outer::Unsigned, reader, keys, limits)
+}
+
+/// Verifies a CDIFF under the name it has. Holds it in memory, within the limits.
+pub fn verify_cdiff(
+    name: &FileName,
+    reader: impl Read,
+    keys: &TrustKeys,
+    limits: &Limits,
+) -> Result<Verified<Cdiff>, VerifyError> {
+    if name.kind != FileKind::Cdiff {
+        return Err(VerifyError::Kind(name.clone()));
+    }
+    let bytes = read_bounded(reader, limits.max_cdiff_bytes)?;
+    let cdiff = Cdiff::open(&bytes, &keys.cdiff, limits)?;
+    match &cdiff {
+        Cdiff::Patch(Patch { version, .. }) if *version != name.version => {
+            Err(VerifyError::Version { expected: name.version, found: *version })
+        }
+        _ => Ok(Verified(cdiff)),
+    }
+}
+
+/// Reads a small file whole.
+pub(super) fn read_bounded(reader: impl Read, limit: u64) -> Result<Vec<u8>, VerifyError> {
+    let mut bytes = Vec::new();
+    reader.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(VerifyError::Read)?;
+    if bytes.len() as u64 > limit { Err(VerifyError::TooLarge(limit)) } else { Ok(bytes) }
+}
+
+/// Whether the header must carry a signature of the body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outer {
+    Signed,
+    Unsigned,
+}
+
+fn verify_body(
+    database: &Database,
+    version: Option<u32>,
+    outer: Outer,
+    reader: impl Read,
+    keys: &TrustKeys,
+    limits: &Limits,
+) -> Result<Verified<Cvd>, VerifyError> {
+    let mut reader = reader.take(limits.max_cvd_bytes.saturating_add(1));
+    let header = read_bounded((&mut reader).take(HEADER_BYTES as u64), HEADER_BYTES as u64)?;
+    let header = Header::parse(&header)?;
+    match version {
+        Some(expected) if expected != header.version => {
+            return Err(VerifyError::Version { expected, found: header.version });
+        }
+        _ if header.version == 0 => return Err(VerifyError::VersionZero),
+        _ => {}
+    }
+
+    // What is wrong inside a body that is not the signed one says nothing: its MD5 is judged before its content.
+    let mut reader = Digesting { reader, md5: Md5::new(), bytes: HEADER_BYTES as u64 };
+    let content = scan(&mut reader, limits);
+    io::copy(&mut reader, &mut io::sink()).map_err(VerifyError::Read)?;
+    let Digesting { md5, bytes, .. } = reader;
+    if bytes > limits.max_cvd_bytes {
+        return Err(VerifyError::TooLarge(limits.max_cvd_bytes));
+    }
+    if outer == Outer::Signed {
+        let md5: [u8; 16] = md5.finalize().into();
+        if header.md5.ok_or(VerifyError::NoMd5)? != md5 {
+            return Err(VerifyError::Md5);
+        }
+        let dsig = header.dsig.as_deref().ok_or(VerifyError::NoSignature)?;
+        keys.legacy.verify_legacy(&md5, dsig).map_err(VerifyError::Signature)?;
+    }
+    let content = content?;
+
+    let found: Database = content
+        .info_name
+        .strip_suffix(".info")
+        .and_then(|name| name.parse().ok())
+        .ok_or_else(|| ContainerError::Name(content.info_name.clone()))?;
+    if found != *database {
+        return Err(VerifyError::Database { expected: database.clone(), found });
+    }
+    let info = Info::parse(&content.info)?;
+    info.verify(&keys.info).map_err(VerifyError::InfoSignature)?;
+    compare(&header, &info, &content)?;
+    Ok(Verified(Cvd { database: found, header, form: content.form, members: content.members, bytes }))
+}
+
+/// What one pass over a body brings.
+struct Content {
+    form: Form,
+    members: Vec<Member>,
+    info_name: String,
+    info: Vec<u8>,
+}
+
+fn scan(reader: impl Read, limits: &Limits) -> Result<Content, VerifyError> {
+    let mut source = Members::new(reader, limits)?;
+    let mut members = Vec::new();
+    let mut list: Option<(String, Vec<u8>)> = None;
+    let mut buffer = vec![0; 64 << 10];
+    while let Some(Entry { name, size }) = source.next_member()? {
+        let sha256 = if name.ends_with(".info") {
+            if list.is_some() {
+                return Err(VerifyError::SecondInfo(name));
+            }
+            if size > limits.max_info_bytes {
+                let limit = limits.max_info_bytes;
+                return Err(ContainerError::MemberTooLarge { name, size, limit }.into());
+            }
+            let (_, bytes) = list.insert((name.clone(), source.read_all()?));
+            Sha256::digest(bytes)
+        } else {
+            let mut sha256 = Sha256::new();
+            loop {
+                match source.read(&mut buffer)? {
+                    0 => break sha256.finalize(),
+                    got => sha256.update(&buffer[..got]),
+                }
+            }
+        };
+        members.push(Member { name, size, sha256: sha256.into() });
+    }
+    let (info_name, info) = list.ok_or(VerifyError::NoInfo)?;
+    Ok(Content { form: source.form(), members, info_name, info })
+}
+
+/// Compares header, list and members, in both directions.
+fn compare(header: &Header, info: &Info, content: &Content) -> Result<(), VerifyError> {
+    // ClamAV compares four of the fields; the others are under no signature but through this comparison.
+    if header.unsigned() != info.header {
+        let (header, info) = (header.unsigned().to_string(), info.header.to_string());
+        return Err(VerifyError::HeaderDiffers { header, info });
+    }
+    let is_exempt = |name: &str| name == "COPYING" || name == content.info_name;
+    for member in &content.members {
+        match info.members.iter().find(|listed| listed.name == member.name) {
+            None if is_exempt(&member.name) => {}
+            None => return Err(VerifyError::Unlisted(member.name.clone())),
+            Some(listed) if listed.size != member.size => {
+                let name = member.name.clone();
+                return Err(VerifyError::Size { name, listed: listed.size, found: member.size });
+            }
+            Some(listed) if listed.sha256 != member.sha256 => {
+                return Err(VerifyError::Sha256(member.name.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+    match info.members.iter().find(|listed| !content.members.iter().any(|member| member.name == listed.name))
+    {
+        Some(listed) => Err(VerifyError::Missing(listed.name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// A reader that digests what passes.
+struct Digesting<R> {
+    reader: R,
+    md5: Md5,
+    bytes: u64,
+}
+
+impl<R: Read> Read for Digesting<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let got = self.reader.read(out)?;
+        self.md5.update(&out[..got]);
+        self.bytes += got as u64;
+        Ok(got)
+    }
+}
