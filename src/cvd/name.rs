@@ -78,6 +78,15 @@ impl FileName {
     pub fn new(database: &Database, version: u32, kind: FileKind) -> Self {
         Self { database: database.clone(), version, kind }
     }
+    /// The name of the file that this sign file signs; none for any other file.
+    pub fn signed(&self) -> Option<Self> {
+        let kind = match self.kind {
+            FileKind::CvdSign => FileKind::Cvd,
+            FileKind::CdiffSign => FileKind::Cdiff,
+            FileKind::Cvd | FileKind::Cdiff => return None,
+        };
+        Some(Self { kind, ..self.clone() })
+    }
     /// The name of this file's sign file; none for a sign file.
     pub fn sign(&self) -> Option<Self> {
         Some(Self { kind: self.kind.sign()?, ..self.clone() })

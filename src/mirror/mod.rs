@@ -1,3 +1,226 @@
-//! What the mirror holds, publishes and plans.
+//! The mirror: what it holds, what it publishes, and how it gets what is newer.
+//!
+//! Guarantees: bytes are verified, then sealed in a pack, then published in one swap, in that order; a version
+//! that is published stays so, whatever the source answers later.
+pub mod data_dir;
+mod door;
+pub mod plan;
+pub mod report;
 pub mod snapshot;
+pub mod state;
+mod sync;
+pub mod verify;
+
+pub use data_dir::DataDir;
+pub use report::Round;
 pub use snapshot::{Published, Snapshot};
+pub use verify::Verifier;
+
+use crate::{
+    cvd::Database,
+    source::{FetchError, Source},
+};
+use arc_swap::ArcSwap;
+use cvdmirror_store::Store;
+use state::{DatabaseState, State, StateError};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Why a mirror cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process writes to the data directory.
+    #[error(
+        "{} is in use by another cvdmirror (process {holder}); stop that one, or use another --data-dir",
+        data_dir.display()
+    )]
+    Locked {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// Its process id, as it wrote it.
+        holder: String,
+    },
+    /// The state file is of a newer format.
+    #[error("{} has format {found}, this build reads up to {supported}; run a newer cvdmirror", path.display())]
+    NewerState {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// The newest this build reads.
+        supported: u64,
+    },
+    /// The state file cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] cvdmirror_store::Error),
+    /// A file or directory cannot be used.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// Why a file that was fetched is not stored, or a round cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The source did not give it.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// What came does not verify.
+    #[error("{name} from {origin}: {why}; not taken")]
+    Refused {
+        /// What was asked for.
+        name: String,
+        /// Where it came from.
+        origin: String,
+        /// The rule that failed.
+        why: String,
+    },
+    /// The source sent a full CVD that is older than the one held.
+    #[error("{origin} holds version {found}, older than {held} that is held; not taken")]
+    Older {
+        /// Where it came from.
+        origin: String,
+        /// What it is.
+        found: u32,
+        /// What is held.
+        held: u32,
+    },
+    /// The store refused it.
+    #[error(transparent)]
+    Store(#[from] cvdmirror_store::Error),
+    /// The state file refused.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// A mirror that may write to its data directory.
+#[derive(Debug)]
+pub struct Mirror {
+    databases: Vec<Database>,
+    backfill: u32,
+    source: Source,
+    verifier: Verifier,
+    store: Store,
+    state: State,
+    published: Arc<ArcSwap<Snapshot>>,
+    findings: RwLock<Vec<String>>,
+    remembered: RwLock<BTreeMap<Database, DatabaseState>>,
+    last_round: ArcSwap<Option<Round>>,
+    /// One round at a time.
+    round: tokio::sync::Mutex<()>,
+    _lock: data_dir::Lock,
+}
+
+/// What a mirror is to do.
+#[derive(Debug)]
+pub struct Settings {
+    /// Databases to mirror.
+    pub databases: Vec<Database>,
+    /// CDIFFs wanted that led to the newest CVD.
+    pub backfill: u32,
+    /// Where files come from.
+    pub source: Source,
+    /// What makes a file fit to be stored.
+    pub verifier: Verifier,
+}
+
+impl Mirror {
+    /// Opens a data directory that was locked: empties `tmp/`, judges every pack, and publishes what is held.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(dir: &DataDir, lock: data_dir::Lock, settings: Settings) -> Result<Self, OpenError> {
+        Store::empty_tmp(&dir.tmp())?;
+        let state = State::open(&dir.state())?;
+        let judged = door::judge(&dir.store(), &state, &settings.verifier)?;
+        let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), judged.trusted)?;
+        let mut findings = judged.findings;
+        findings.extend(conflicts.iter().map(ToString::to_string));
+        let mut remembered = BTreeMap::new();
+        for database in &settings.databases {
+            remembered.insert(database.clone(), state.database(database)?);
+        }
+        let confirmed = |database: &Database| remembered.get(database).and_then(|s| s.confirmed_at_s);
+        let (snapshot, unreadable) = Snapshot::of(store.view(), confirmed);
+        findings.extend(unreadable);
+        for finding in &findings {
+            tracing::error!("{finding}");
+        }
+        Ok(Self {
+            databases: settings.databases,
+            backfill: settings.backfill,
+            source: settings.source,
+            verifier: settings.verifier,
+            store,
+            state,
+            published: Arc::new(ArcSwap::from_pointee(snapshot)),
+            findings: RwLock::new(findings),
+            remembered: RwLock::new(remembered),
+            last_round: ArcSwap::from_pointee(None),
+            round: tokio::sync::Mutex::new(()),
+            _lock: lock,
+        })
+    }
+
+    /// What is published, for whoever serves it.
+    pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
+        self.published.clone()
+    }
+
+    /// What is wrong with the store, in words.
+    pub fn findings(&self) -> Vec<String> {
+        self.findings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The databases it mirrors, and what is remembered of each.
+    pub fn remembered(&self) -> BTreeMap<Database, DatabaseState> {
+        self.remembered.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The report of the last round.
+    pub fn last_round(&self) -> Arc<Option<Round>> {
+        self.last_round.load_full()
+    }
+
+    /// Publishes what the store holds now.
+    fn publish(&self) {
+        let remembered = self.remembered();
+        let confirmed = |database: &Database| remembered.get(database).and_then(|s| s.confirmed_at_s);
+        let (snapshot, unreadable) = Snapshot::of(self.store.view(), confirmed);
+        for why in unreadable {
+            tracing::error!("{why}");
+            self.find(why);
+        }
+        self.published.store(Arc::new(snapshot));
+    }
+
+    fn find(&self, finding: String) {
+        let mut findings = self.findings.write().unwrap_or_else(PoisonError::into_inner);
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+
+    fn remember(&self, database: &Database, state: DatabaseState) -> Result<(), StateError> {
+        self.state.set_database(database, &state)?;
+        let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
+        remembered.insert(database.clone(), state);
+        Ok(())
+    }
+}
+
+/// Now, in seconds since the epoch.
+pub fn epoch_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

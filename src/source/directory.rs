@@ -4,7 +4,7 @@
 //! named, and never opened in a way that could block. A file that is being written or replaced while it is read
 //! either shows as changed here or fails verification later; it is tried again at the next check.
 use super::{Evidence, FetchError, Fetched, Newest, Wanted, staging::{Intake, Staging}};
-use crate::cvd::{Database, FileKind, FileName, HEADER_BYTES, Header, txt_record::TxtRecord};
+use crate::cvd::{Database, FileKind, FileName, HEADER_BYTES, Header, txt_record::CurrentRecord};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -98,8 +98,8 @@ impl DirectorySource {
                 }
             }
         }
-        match TxtRecord::parse_current(text.trim().trim_matches('"')) {
-            Ok(record) => record.version_of(database),
+        match CurrentRecord::parse(&text) {
+            Ok(record) => record.version(database),
             Err(e) => {
                 remarks.push(format!("{}: {e}", path.display()));
                 None

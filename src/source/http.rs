@@ -68,9 +68,9 @@ impl HttpSource {
         let mut recorded = None;
         if let Some(txt) = &self.txt {
             match txt.lookup(database).await {
-                Ok(record) => {
-                    let version = record.version_of(database);
-                    let age_s = epoch_s().saturating_sub(record.time_s);
+                Ok(said) => {
+                    let version = said.version;
+                    let age_s = epoch_s().saturating_sub(said.time_s.unwrap_or_default());
                     if let Some(version) = version.filter(|_| age_s <= TXT_MAX_AGE_S) {
                         return Ok(Newest { version, evidence: Evidence::TxtRecord, remarks });
                     }

@@ -1,6 +1,9 @@
 //! The TXT record that says what is newest, asked of the DNS.
 use super::FetchError;
-use crate::cvd::{Database, txt_record::TxtRecord};
+use crate::cvd::{
+    Database,
+    txt_record::{CurrentRecord, DatabaseRecord},
+};
 use hickory_resolver::{
     Resolver, TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts},
@@ -8,6 +11,15 @@ use hickory_resolver::{
     proto::rr::RData,
 };
 use std::{net::SocketAddr, time::Duration};
+
+/// What a TXT record says of one database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Said {
+    /// The newest version; `None` where the record does not name the database.
+    pub version: Option<u32>,
+    /// When the record was made, epoch seconds; `None` where it does not say.
+    pub time_s: Option<u64>,
+}
 
 /// Asks for TXT records; caches none, because a cached record is what the mirror must not believe.
 #[derive(Debug)]
@@ -33,8 +45,8 @@ impl TxtResolver {
     ///
     /// # Errors
     /// [`FetchError::Txt`] when it cannot be had or read.
-    pub async fn lookup(&self, database: &Database) -> Result<TxtRecord, FetchError> {
-        let shared = crate::cvd::txt_record::field_of(database).is_some();
+    pub async fn lookup(&self, database: &Database) -> Result<Said, FetchError> {
+        let shared = CurrentRecord::has_field(database);
         let name = if shared { self.record.clone() } else { self.own_record(database) };
         let fail = |why: String| FetchError::Txt { name: name.clone(), why };
         let resolver = self.resolver().map_err(|e| fail(e.to_string()))?;
@@ -49,8 +61,12 @@ impl TxtResolver {
             })
             .ok_or_else(|| fail("the answer holds no TXT record".into()))?;
         let text = String::from_utf8_lossy(text);
-        let parsed = if shared { TxtRecord::parse_current(&text) } else { TxtRecord::parse_own(database, &text) };
-        parsed.map_err(|e| fail(e.to_string()))
+        let said = if shared {
+            CurrentRecord::parse(&text).map(|r| Said { version: r.version(database), time_s: r.time_s })
+        } else {
+            DatabaseRecord::parse(&text).map(|r| Said { version: Some(r.version), time_s: r.time_s })
+        };
+        said.map_err(|e| fail(e.to_string()))
     }
 
     fn resolver(&self) -> Result<TokioResolver, hickory_resolver::net::NetError> {

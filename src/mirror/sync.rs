@@ -1,0 +1,290 @@
+//! One round: ask what is newest, do what the plan says, publish as soon as something is whole.
+//!
+//! Whatever fails, the round goes on with the next thing that makes sense, and its report says what happened.
+use super::{
+    Mirror, SyncError, epoch_s,
+    plan::{self, Answers, Held, Step},
+    report::{DatabaseRound, FileRound, Outcome, Round},
+    state::DatabaseState,
+};
+use crate::{
+    cvd::{Database, FileKind, FileName, HEADER_BYTES, Header},
+    source::{Evidence, FetchError, Fetched, Newest, Wanted},
+};
+use cvdmirror_store::{NameRecord, PackWriter};
+use std::{io::Read as _, sync::Arc, time::Instant};
+
+/// What one database's round has gathered and not yet sealed.
+struct Work<'a> {
+    database: &'a Database,
+    batch: Option<PackWriter>,
+    /// What is held, with what the batch will add.
+    held: Held,
+    answers: Answers,
+    header: Option<[u8; HEADER_BYTES]>,
+    report: DatabaseRound,
+}
+
+impl Mirror {
+    /// Does one round over every database; a second call waits for the first.
+    pub async fn round(&self) -> Round {
+        let _one_at_a_time = self.round.lock().await;
+        let started = Instant::now();
+        let mut round = Round { started_at_s: epoch_s(), ..Round::default() };
+        for database in &self.databases {
+            let report = self.round_of(database).await;
+            tracing::info!(
+                database = report.database,
+                published = report.published,
+                newest = report.newest.as_ref().map(|n| n.version),
+                error = report.error,
+                "checked"
+            );
+            round.databases.push(report);
+        }
+        round.findings = self.findings();
+        round.took_ms = started.elapsed().as_millis() as u64;
+        self.last_round.store(Arc::new(Some(round.clone())));
+        round
+    }
+
+    async fn round_of(&self, database: &Database) -> DatabaseRound {
+        let snapshot = self.published.load_full();
+        let mut work = Work {
+            database,
+            batch: None,
+            held: Held::of(&snapshot.files, database),
+            answers: Answers::default(),
+            header: None,
+            report: DatabaseRound {
+                database: database.to_string(),
+                before: snapshot.databases.get(database).map(|p| p.version),
+                ..DatabaseRound::default()
+            },
+        };
+        let result = self.follow(&mut work).await;
+        let snapshot = self.published.load();
+        let published = snapshot.databases.get(database);
+        let mut report = work.report;
+        report.published = published.map(|p| p.version);
+        report.cvd = published.map(|p| p.cvd);
+        report.error = match (result, &report.newest, report.published) {
+            (Err(e), _, _) => Some(e.to_string()),
+            (Ok(()), Some(newest), published) if published.is_none_or(|v| v < newest.version) => Some(format!(
+                "the source speaks of version {}, which cannot be had from it yet; {} stays published",
+                newest.version,
+                published.map_or("nothing".into(), |v| v.to_string())
+            )),
+            _ => None,
+        };
+        if let Err(e) = self.conclude(database, &report) {
+            report.error.get_or_insert(e.to_string());
+        }
+        report
+    }
+
+    /// Remembers how a round ended, and lets the snapshot say when it was confirmed.
+    fn conclude(&self, database: &Database, report: &DatabaseRound) -> Result<(), SyncError> {
+        let before = self.remembered().remove(database).unwrap_or_default();
+        let now_s = epoch_s();
+        let newest = report.newest.as_ref().map(|n| n.version);
+        let confirmed = report.error.is_none() && newest.is_some();
+        self.remember(database, DatabaseState {
+            newest: newest.or(before.newest),
+            checked_at_s: Some(now_s),
+            confirmed_at_s: if confirmed { Some(now_s) } else { before.confirmed_at_s },
+            last_error: report.error.clone(),
+        })?;
+        let remembered = self.remembered();
+        let confirmed_at = |d: &Database| remembered.get(d).and_then(|s| s.confirmed_at_s);
+        self.published.store(Arc::new(self.published.load().reconfirmed(confirmed_at)));
+        Ok(())
+    }
+
+    /// Follows the plan to its end.
+    async fn follow(&self, work: &mut Work<'_>) -> Result<(), SyncError> {
+        let newest = self.newest(work).await?;
+        let version = newest.version;
+        work.report.newest = Some(newest);
+        while let Some(step) = plan::next(&work.held, version, &work.answers, self.backfill) {
+            if step.publish_before() {
+                self.seal(work)?;
+            }
+            work.answers.done.insert(step);
+            let wanted = match step {
+                Step::Cdiff(v) | Step::Backfill(v) => {
+                    Wanted::Named(FileName::new(work.database, v, FileKind::Cdiff))
+                }
+                Step::Header(v) => Wanted::Header(work.database.clone(), Some(v)),
+                Step::Cvd(v) => Wanted::Cvd(work.database.clone(), v),
+                Step::Rebuild(v) => {
+                    self.rebuild(work, v).await?;
+                    continue;
+                }
+            };
+            let result = self.source.fetch(&wanted).await;
+            self.take(work, &wanted, result).await?;
+        }
+        self.seal(work)
+    }
+
+    /// What the source says is newest; a version far past what is held is believed only of the file itself.
+    async fn newest(&self, work: &Work<'_>) -> Result<Newest, SyncError> {
+        let mut newest = self.source.newest(work.database).await?;
+        if newest.evidence != Evidence::Header && plan::absurd(&work.held, newest.version) {
+            newest.remarks.push(format!(
+                "the {} says {}, absurdly far ahead; the file itself is asked",
+                newest.evidence, newest.version
+            ));
+            newest.version = self.source.probe(work.database).await?;
+            newest.evidence = Evidence::Header;
+        }
+        if let Some(held) = work.held.reachable().filter(|held| newest.version < *held) {
+            newest.remarks.push(format!("{} is older than {held} that is held", newest.version));
+        }
+        Ok(newest)
+    }
+
+    /// Judges what the source answered, and puts it into the batch where it is fit.
+    ///
+    /// Only what must end the round is an error here: the store or the disk, not the source.
+    async fn take(
+        &self,
+        work: &mut Work<'_>,
+        wanted: &Wanted,
+        result: Result<Fetched, FetchError>,
+    ) -> Result<(), SyncError> {
+        let mut report = FileRound {
+            wanted: wanted.to_string(),
+            outcome: Outcome::Failed,
+            bytes: 0,
+            origin: String::new(),
+            detail: String::new(),
+            via: Vec::new(),
+        };
+        match result {
+            Err(e @ FetchError::Io { .. }) => return Err(e.into()),
+            Err(e) => {
+                if matches!(e, FetchError::Absent { .. }) {
+                    report.outcome = Outcome::Absent;
+                }
+                report.detail = e.to_string();
+            }
+            Ok(fetched) => {
+                report.bytes = fetched.staged.len();
+                report.origin = fetched.origin.clone();
+                report.via = fetched.via.clone();
+                let accepted = tokio::task::block_in_place(|| self.accept(work, wanted, &fetched));
+                match accepted {
+                    Ok((outcome, detail)) => (report.outcome, report.detail) = (outcome, detail),
+                    Err(e @ (SyncError::Refused { .. } | SyncError::Older { .. })) => {
+                        let older = matches!(e, SyncError::Older { .. });
+                        report.outcome = if older { Outcome::Stale } else { Outcome::Refused };
+                        report.detail = e.to_string();
+                        tracing::warn!("{e}");
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        let stored = (report.outcome == Outcome::Stored).then(|| report.wanted.parse::<FileName>().ok()).flatten();
+        work.report.files.push(report);
+        // A file and its sign file become visible together.
+        if let Some(sign) = stored.and_then(|name| name.sign()) {
+            let wanted = Wanted::Named(sign);
+            let result = self.source.fetch(&wanted).await;
+            Box::pin(self.take(work, &wanted, result)).await?;
+        }
+        Ok(())
+    }
+
+    /// Verifies what came and puts it into the batch.
+    fn accept(
+        &self,
+        work: &mut Work<'_>,
+        wanted: &Wanted,
+        fetched: &Fetched,
+    ) -> Result<(Outcome, String), SyncError> {
+        let refused = |why: String| SyncError::Refused {
+            name: wanted.to_string(),
+            origin: fetched.origin.clone(),
+            why,
+        };
+        let read = |e: std::io::Error| refused(e.to_string());
+        let (name, asked) = match wanted {
+            Wanted::Named(name) => (name.clone(), name.version),
+            Wanted::Cvd(database, asked) | Wanted::Header(database, Some(asked)) => {
+                let mut bytes = [0; HEADER_BYTES];
+                let mut reader = fetched.staged.reader().map_err(read)?;
+                reader.read_exact(&mut bytes).map_err(|_| {
+                    refused(format!("has {} bytes, fewer than a CVD's header", fetched.staged.len()))
+                })?;
+                let header = Header::parse(&bytes).map_err(|e| refused(e.to_string()))?;
+                if matches!(wanted, Wanted::Header(..)) {
+                    work.answers.header = Some(header.version);
+                    work.header = Some(bytes);
+                    return Ok(stale_or(Outcome::Used, *asked, header.version));
+                }
+                // Bound to what it is, whatever was asked.
+                (FileName::new(database, header.version, FileKind::Cvd), *asked)
+            }
+            Wanted::Header(_, None) => return Ok((Outcome::Used, String::new())),
+        };
+        if name.kind == FileKind::Cvd
+            && let Some(held) = work.held.newest_cvd()
+            && name.version <= held
+        {
+            return match name.version == held {
+                true => Ok(stale_or(Outcome::Used, asked, held)),
+                false => Err(SyncError::Older { origin: fetched.origin.clone(), found: name.version, held }),
+            };
+        }
+        let proof =
+            self.verifier.verify(&name, fetched.staged.reader().map_err(read)?).map_err(refused)?;
+        if work.batch.is_none() {
+            work.batch = Some(self.store.batch()?);
+        }
+        let Some(batch) = &mut work.batch else { return Ok((Outcome::Failed, String::new())) };
+        let staged = &fetched.staged;
+        batch.put(staged.id(), staged.len(), &mut staged.reader().map_err(read)?)?;
+        let record = NameRecord {
+            object: staged.id(),
+            size: staged.len(),
+            modified_s: proof.modified_s,
+            stored_at_s: epoch_s(),
+            origin: fetched.origin.clone(),
+            proof: proof.text,
+        };
+        batch.bind(&name.to_string(), record)?;
+        match name.kind {
+            FileKind::Cvd => {
+                work.held.cvds.insert(name.version);
+            }
+            FileKind::Cdiff => {
+                work.held.cdiffs.insert(name.version, !staged.is_empty());
+            }
+            FileKind::CvdSign | FileKind::CdiffSign => {}
+        }
+        Ok(stale_or(Outcome::Stored, asked, name.version))
+    }
+
+    /// Seals what was gathered and publishes it.
+    fn seal(&self, work: &mut Work<'_>) -> Result<(), SyncError> {
+        let Some(batch) = work.batch.take().filter(|batch| !batch.is_empty()) else { return Ok(()) };
+        tokio::task::block_in_place(|| {
+            let pack = self.store.commit(batch, epoch_s())?;
+            self.state.trust(pack.id(), pack.file_len())?;
+            self.publish();
+            Ok(())
+        })
+    }
+}
+
+/// An older answer than was asked for is said, whatever else it is good for.
+fn stale_or(outcome: Outcome, asked: u32, found: u32) -> (Outcome, String) {
+    if found < asked {
+        (if outcome == Outcome::Stored { outcome } else { Outcome::Stale }, format!("asked for {asked}, got {found}"))
+    } else {
+        (outcome, String::new())
+    }
+}
