@@ -1,12 +1,20 @@
 //! Content-addressed objects and names in write-once redb packs.
+mod disk;
 mod error;
+mod finding;
 mod object_id;
 mod pack;
 mod reader;
 mod store;
+mod tables;
+mod view;
+mod writer;
 
 pub use error::Error;
+pub use finding::{Finding, ForeignKind, Severity};
 pub use object_id::{Hasher, ObjectId};
-pub use pack::{NameRecord, Pack, PackId, PackWriter};
+pub use pack::{NameRecord, Pack, PackId};
 pub use reader::ObjectReader;
-pub use store::{Finding, Scan, Severity, Store, View};
+pub use store::{HOT_CACHE_BYTES, Scan, Store};
+pub use view::View;
+pub use writer::{MAX_NAME_LEN, MAX_OBJECT_LEN, MAX_ROWS, MAX_TEXT_LEN, PackWriter};

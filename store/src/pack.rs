@@ -1,10 +1,94 @@
-//! Packs.
-use crate::{Error, ObjectId, ObjectReader};
-use std::{io::Read, path::Path};
+//! A sealed pack, open for reading.
+//!
+//! Guarantees: opening reads every name and object row, checks each and their number, and follows no symbolic link; a file
+//! that is foreign, cut short or altered is an error, not a panic. An open pack stays readable when its file is unlinked.
+//! Does not guarantee that the objects' bytes are whole: that is checked piece by piece when they are read
+//! ([`ObjectReader`]), or ahead of time by [`crate::check`].
+use crate::{
+    Error, ObjectId, ObjectReader,
+    disk::{self, PackFile},
+    reader::HotCache,
+    tables::{self, BadRow},
+    writer::{MAX_ROWS, bounded, check_name},
+};
+use redb::{
+    Builder, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// redb's cache for one sealed pack. The hot cache holds what is served and the kernel's page cache the rest: here only
+/// the inner nodes of a tree are worth keeping, and there may be hundreds of packs.
+const READ_CACHE_BYTES: usize = 64 << 10;
+
+/// Most bytes of names and their records in one pack. They are held in memory.
+const MAX_NAME_BYTES: u64 = 64 << 20;
 
 /// A sealed pack's id: its file stem, e.g. `20261122T205800Z-3f2a91c04d5e6b77`.
+/// Ids sort by the time of sealing.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PackId(String);
+pub struct PackId(Arc<str>);
+
+impl PackId {
+    const HASH_HEX: usize = 16;
+
+    pub(crate) fn new(sealed_at_s: u64, hash: &blake3::Hash) -> Result<Self, Error> {
+        let year_9999_s = 253_402_300_799;
+        bounded("time in seconds", sealed_at_s, year_9999_s)?;
+        let time = jiff::Timestamp::from_second(sealed_at_s as i64).unwrap_or_default();
+        let hash = hash.to_hex();
+        Ok(Self(format!("{}-{}", time.strftime("%Y%m%dT%H%M%SZ"), &hash[..Self::HASH_HEX]).into()))
+    }
+
+    /// Takes the name of a file in `store/`; `None` if no pack is called so.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        let stem = name.strip_suffix(".redb")?;
+        let fits = stem.len() == 33
+            && stem.bytes().enumerate().all(|(i, b)| match i {
+                8 => b == b'T',
+                15 => b == b'Z',
+                16 => b == b'-',
+                0..=14 => b.is_ascii_digit(),
+                _ => matches!(b, b'0'..=b'9' | b'a'..=b'f'),
+            });
+        fits.then(|| Self(stem.into()))
+    }
+
+    /// The name of its file in `store/`.
+    pub fn file_name(&self) -> String {
+        format!("{}.redb", self.0)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The start of the BLAKE3 hash of the sealed file, 16 hex digits.
+    pub fn hash_start(&self) -> &str {
+        &self.0[self.0.len() - Self::HASH_HEX..]
+    }
+}
+
+impl serde::Serialize for PackId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl std::fmt::Display for PackId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.0)
+    }
+}
 
 /// What a name is bound to, and how it came here.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -23,46 +107,279 @@ pub struct NameRecord {
     pub proof: String,
 }
 
-/// A sealed pack, open for reading.
-#[derive(Clone, Debug)]
-pub struct Pack;
+/// A sealed pack, open for reading. Cheap to clone.
+#[derive(Clone)]
+pub struct Pack(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) id: PackId,
+    /// Tells packs apart in the hot cache, also when one is opened twice.
+    pub(crate) serial: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<File>,
+    file_len: u64,
+    sealed_at_s: u64,
+    stream_len: u64,
+    names: Vec<(Arc<str>, Arc<NameRecord>)>,
+    /// By id.
+    objects: Vec<(ObjectId, u64)>,
+    bytes: ReadOnlyTable<u64, &'static [u8]>,
+    object_rows: ReadOnlyTable<&'static [u8; 32], &'static [u8]>,
+    /// Keeps the tables readable.
+    _db: ReadOnlyDatabase,
+}
+
 impl Pack {
+    /// Opens a sealed pack. Its file name must be a pack's.
+    pub fn open_file(path: &Path) -> Result<Self, Error> {
+        let id = path
+            .file_name()
+            .and_then(|name| PackId::from_file_name(name.to_str()?))
+            .ok_or_else(|| Error::unusable(path, "its name is not a pack's"))?;
+        let file = Arc::new(disk::open_regular(path)?);
+        let file_len = file.metadata().map_err(Error::io(path, "inspect"))?.len();
+        let backend = PackFile { file: file.clone(), path: path.to_owned() };
+        let op = "read";
+        let db = guarded(path, op, || {
+            Ok(Builder::new().set_cache_size(READ_CACHE_BYTES).open_read_only_with_backend(backend)?)
+        })?;
+        let (found, txn) = guarded(path, op, || {
+            let txn = db.begin_read()?;
+            let format = txn.open_table(tables::FORMAT_TABLE)?;
+            let found = format.get(tables::FORMAT_KEY)?.map(|v| v.value());
+            Ok((found, txn))
+        })?;
+        match found {
+            Some(tables::FORMAT) => {}
+            Some(found) => {
+                return Err(Error::NewerFormat { path: path.to_owned(), found, supported: tables::FORMAT });
+            }
+            None => return Err(Error::unusable(path, "it says no format version")),
+        }
+        let (bytes, object_rows, name_rows, summary) = guarded(path, op, || {
+            let summary = txn.open_table(tables::SUMMARY)?;
+            let summary = summary.get(())?.map(|row| row.value().to_vec());
+            Ok((
+                txn.open_table(tables::BYTES)?,
+                txn.open_table(tables::OBJECTS)?,
+                txn.open_table(tables::NAMES)?,
+                summary,
+            ))
+        })?;
+        let summary = summary
+            .ok_or(BadRow)
+            .and_then(|row| tables::decode_summary(&row))
+            .map_err(|BadRow| Error::unusable(path, "its summary is damaged"))?;
+        bounded("objects in a pack", summary.objects, MAX_ROWS)?;
+        bounded("names in a pack", summary.names, MAX_ROWS)?;
+        let objects = read_objects(path, &object_rows, &summary)?;
+        let names = read_names(path, &name_rows, &summary)?;
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        Ok(Self(Arc::new(Inner {
+            id,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            path: path.to_owned(),
+            file,
+            file_len,
+            sealed_at_s: summary.sealed_at_s,
+            stream_len: summary.stream_len,
+            names,
+            objects,
+            bytes,
+            object_rows,
+            _db: db,
+        })))
+    }
+
     /// Its id.
     pub fn id(&self) -> &PackId {
-        todo!()
+        &self.0.id
     }
+
+    /// Where its file was when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
     /// Length of the sealed file in bytes.
     pub fn file_len(&self) -> u64 {
-        todo!()
+        self.0.file_len
     }
-    /// The names it binds.
-    pub fn names(&self) -> Result<Vec<(String, NameRecord)>, Error> {
-        todo!()
+
+    /// Length of its objects in bytes, all together.
+    pub fn data_len(&self) -> u64 {
+        self.0.stream_len
     }
-    /// The objects it holds, with their length in bytes.
-    pub fn objects(&self) -> Result<Vec<(ObjectId, u64)>, Error> {
-        todo!()
+
+    /// When it was sealed, epoch seconds.
+    pub fn sealed_at_s(&self) -> u64 {
+        self.0.sealed_at_s
     }
-    /// Opens one of its objects.
-    pub fn open(&self, _id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
-        todo!()
+
+    /// The names it binds, in order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = (&str, &NameRecord)> {
+        self.0.names.iter().map(|(name, record)| (&**name, &**record))
+    }
+
+    /// The objects it holds, by id, with their length in bytes.
+    pub fn objects(&self) -> impl ExactSizeIterator<Item = (ObjectId, u64)> {
+        self.0.objects.iter().copied()
+    }
+
+    /// Opens one of its objects; `None` if it has no such object.
+    pub fn open(&self, id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
+        self.open_cached(id, None)
+    }
+
+    pub(crate) fn open_cached(
+        &self,
+        id: &ObjectId,
+        cache: Option<Arc<HotCache>>,
+    ) -> Result<Option<ObjectReader>, Error> {
+        let inner = &*self.0;
+        if inner.objects.binary_search_by_key(id, |o| o.0).is_err() {
+            return Ok(None);
+        }
+        let row = guarded(&inner.path, "read", || {
+            let row = inner.object_rows.get(id.as_bytes())?;
+            Ok(row.map(|row| tables::decode_object(id, inner.stream_len, row.value())))
+        })?;
+        match row {
+            Some(Ok(row)) => Ok(Some(ObjectReader::new(self.clone(), *id, row, cache))),
+            // The row was right when the pack was opened.
+            Some(Err(BadRow)) | None => Err(Error::Rotten { pack: inner.id.clone(), object: *id, offset: 0 }),
+        }
+    }
+
+    /// Re-hashes the file at reading speed and compares with the hash in its name: finds any changed byte.
+    /// `progress` gets the number of bytes just read.
+    pub fn check_file_hash(&self, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
+        let inner = &*self.0;
+        let hash = hash_file(&inner.file, &inner.path, progress)?.to_hex();
+        let found = &hash[..PackId::HASH_HEX];
+        if found == inner.id.hash_start() {
+            return Ok(());
+        }
+        Err(Error::FileChanged {
+            path: inner.path.clone(),
+            expected: inner.id.hash_start().to_owned(),
+            found: found.to_owned(),
+        })
+    }
+
+    pub(crate) fn shared_names(&self) -> &[(Arc<str>, Arc<NameRecord>)] {
+        &self.0.names
+    }
+
+    pub(crate) fn bytes_table(&self) -> &ReadOnlyTable<u64, &'static [u8]> {
+        &self.0.bytes
     }
 }
 
-/// Builds one pack in a temporary directory. Dropped unsealed, it leaves nothing.
-#[derive(Debug)]
-pub struct PackWriter;
-impl PackWriter {
-    /// Starts a pack in `tmp_dir`.
-    pub fn create(_tmp_dir: &Path) -> Result<Self, Error> {
-        todo!()
+impl std::fmt::Debug for Pack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pack({})", self.0.id)
     }
-    /// Adds an object: exactly `len` bytes that must hash to `id`.
-    pub fn put(&mut self, _id: ObjectId, _len: u64, _bytes: &mut dyn Read) -> Result<(), Error> {
-        todo!()
+}
+
+fn read_objects(
+    path: &Path,
+    table: &ReadOnlyTable<&'static [u8; 32], &'static [u8]>,
+    summary: &tables::Summary,
+) -> Result<Vec<(ObjectId, u64)>, Error> {
+    let damaged = || Error::unusable(path, "its table of objects is damaged");
+    let mut objects = Vec::new();
+    let rows = guarded(path, "read", || Ok((table.len()?, table.iter()?)))?;
+    let (count, mut rows) = rows;
+    if count != summary.objects {
+        return Err(damaged());
     }
-    /// Binds a name.
-    pub fn bind(&mut self, _name: &str, _record: NameRecord) -> Result<(), Error> {
-        todo!()
+    while let Some((id, row)) = guarded(path, "read", || {
+        Ok(rows.next().transpose()?.map(|(key, value)| {
+            let id = ObjectId::from_bytes(*key.value());
+            (id, tables::decode_object(&id, summary.stream_len, value.value()))
+        }))
+    })? {
+        let row = row.map_err(|BadRow| damaged())?;
+        if objects.last().is_some_and(|(last, _)| *last >= id) || objects.len() as u64 >= count {
+            return Err(damaged());
+        }
+        objects.push((id, row.size));
+    }
+    if objects.len() as u64 != count {
+        return Err(damaged());
+    }
+    Ok(objects)
+}
+
+#[allow(clippy::type_complexity)]
+fn read_names(
+    path: &Path,
+    table: &ReadOnlyTable<&'static str, &'static [u8]>,
+    summary: &tables::Summary,
+) -> Result<Vec<(Arc<str>, Arc<NameRecord>)>, Error> {
+    let damaged = || Error::unusable(path, "its table of names is damaged");
+    let (count, mut rows) = guarded(path, "read", || Ok((table.len()?, table.iter()?)))?;
+    if count != summary.names {
+        return Err(damaged());
+    }
+    let mut names: Vec<(Arc<str>, Arc<NameRecord>)> = Vec::new();
+    let mut name_bytes = 0;
+    while let Some((name, record, bytes)) = guarded(path, "read", || {
+        Ok(rows.next().transpose()?.map(|(key, value)| {
+            let (name, row) = (key.value(), value.value());
+            let name: Arc<str> = name.into();
+            let record = tables::decode_name(&name, row);
+            let bytes = name.len() + row.len();
+            (name, record, bytes as u64)
+        }))
+    })? {
+        let record = record.map_err(|BadRow| damaged())?;
+        check_name(&name)?;
+        name_bytes += bytes;
+        bounded("bytes of names in a pack", name_bytes, MAX_NAME_BYTES)?;
+        if names.last().is_some_and(|(last, _)| *last >= name) || names.len() as u64 >= count {
+            return Err(damaged());
+        }
+        names.push((name, record.into()));
+    }
+    if names.len() as u64 != count {
+        return Err(damaged());
+    }
+    Ok(names)
+}
+
+pub(crate) fn hash_file(
+    file: &File,
+    path: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<blake3::Hash, Error> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(hasher.finalize()),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                at += n as u64;
+                progress(n as u64);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io(path, "read")(e)),
+        }
+    }
+}
+
+/// Runs a step of redb on the file at `path`. redb trusts a file's structure and panics on some damage
+/// (its `set_check_integrity_on_open` says so): here that becomes an error about the file.
+pub(crate) fn guarded<T>(
+    path: &Path,
+    op: &'static str,
+    step: impl FnOnce() -> Result<T, redb::Error>,
+) -> Result<T, Error> {
+    match catch_unwind(AssertUnwindSafe(step)) {
+        Ok(result) => result.map_err(|e| Error::redb(path, op, e)),
+        Err(_panic) => Err(Error::unusable(path, "its structure is damaged")),
     }
 }

@@ -1,20 +1,25 @@
 //! The directory of packs as one store.
-use crate::{Error, NameRecord, ObjectId, ObjectReader, Pack, PackWriter};
-use std::{path::Path, sync::Arc};
+//!
+//! Guarantees: a view is swapped only after what it shows is durable; a commit never binds a name to a second object; what
+//! in the directory is no pack is reported and left alone, and neither followed, blocked on nor read further than it takes to see.
+//! Does not guarantee that one process writes at a time: the caller holds the data directory's lock.
+use crate::{
+    Error, Finding, ObjectId, Pack, PackId, PackWriter, View, disk, finding::ForeignKind, reader,
+    writer::same_object,
+};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+};
 
-/// How bad a finding is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Severity {
-    /// Nothing served is affected.
-    Note,
-    /// Something is not as it should be; what is published stays right.
-    Warning,
-    /// Data is lost or wrong.
-    Error,
-}
-/// Something found wrong, as a value.
-#[derive(Clone, Debug)]
-pub struct Finding;
+/// Default size of the hot cache of verified chunks. 64 chunks: a database's newest CDIFFs, signatures and headers, which most
+/// requests ask for, or the stretch of a CVD that several clients are downloading side by side. More buys little: the
+/// kernel's page cache holds the packs, and verifying a chunk again costs less than sending it.
+pub const HOT_CACHE_BYTES: u64 = 16 << 20;
+
+/// Most packs one directory may have: each keeps a file descriptor open.
+const MAX_PACKS: u64 = 4096;
 
 /// What a directory of packs holds.
 #[derive(Debug)]
@@ -27,48 +32,191 @@ pub struct Scan {
 
 /// The packs of one directory, put together.
 #[derive(Debug)]
-pub struct Store;
+pub struct Store {
+    store_dir: PathBuf,
+    tmp_dir: PathBuf,
+    view: RwLock<Arc<View>>,
+    /// Held while the set of packs changes.
+    changing: Mutex<()>,
+}
+
 impl Store {
     /// Opens every pack of a directory; what does not open is a finding.
-    pub fn scan(_store_dir: &Path) -> Result<Scan, Error> {
-        todo!()
+    /// Fails if the directory cannot be read, if a pack is of a newer format, or if the machine lacks the means
+    /// (file descriptors) to open a pack that may well be whole.
+    pub fn scan(store_dir: &Path) -> Result<Scan, Error> {
+        let list = || -> std::io::Result<Vec<_>> {
+            let mut entries = Vec::new();
+            for entry in std::fs::read_dir(store_dir)? {
+                let entry = entry?;
+                entries.push((entry.file_name(), entry.file_type()?));
+            }
+            Ok(entries)
+        };
+        let mut entries = list().map_err(Error::io(store_dir, "list"))?;
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut scan = Scan { packs: Vec::new(), findings: Vec::new() };
+        for (name, kind) in entries {
+            let path = store_dir.join(&name);
+            let is_pack = name.to_str().and_then(PackId::from_file_name).is_some();
+            let foreign = if kind.is_symlink() {
+                ForeignKind::Link
+            } else if kind.is_dir() {
+                ForeignKind::Directory
+            } else if !kind.is_file() {
+                ForeignKind::Special
+            } else if !is_pack {
+                ForeignKind::File
+            } else {
+                if scan.packs.len() as u64 >= MAX_PACKS {
+                    return Err(Error::TooMuch {
+                        what: "packs in a store",
+                        found: MAX_PACKS + 1,
+                        limit: MAX_PACKS,
+                    });
+                }
+                match Pack::open_file(&path) {
+                    Ok(pack) => scan.packs.push(pack),
+                    Err(error) => scan.findings.extend(unopened(path, error)?),
+                }
+                continue;
+            };
+            scan.findings.push(Finding::Foreign { path, what: foreign });
+        }
+        Ok(scan)
     }
+
     /// Puts packs together, the most trusted first: where two bind a name to different objects the first wins,
     /// and the finding names both.
     pub fn assemble(
-        _store_dir: &Path,
-        _tmp_dir: &Path,
-        _packs: Vec<Pack>,
+        store_dir: &Path,
+        tmp_dir: &Path,
+        packs: Vec<Pack>,
     ) -> Result<(Self, Vec<Finding>), Error> {
-        todo!()
+        Self::assemble_with_cache(store_dir, tmp_dir, packs, HOT_CACHE_BYTES)
     }
+
+    /// As [`Store::assemble`], with a hot cache of so many bytes.
+    pub fn assemble_with_cache(
+        store_dir: &Path,
+        tmp_dir: &Path,
+        packs: Vec<Pack>,
+        cache_bytes: u64,
+    ) -> Result<(Self, Vec<Finding>), Error> {
+        let cache = reader::hot_cache(cache_bytes);
+        let (view, findings) = View::build(packs, BTreeSet::new(), cache);
+        let store = Self {
+            store_dir: store_dir.to_owned(),
+            tmp_dir: tmp_dir.to_owned(),
+            view: RwLock::new(Arc::new(view)),
+            changing: Mutex::new(()),
+        };
+        Ok((store, findings))
+    }
+
+    /// Removes what a crash left in the temporary directory: regular files called `*.tmp`, as batches and staged downloads are.
+    /// Only for the process that holds the data directory's lock. Returns how many went.
+    pub fn empty_tmp(tmp_dir: &Path) -> Result<u64, Error> {
+        let mut removed = 0;
+        let entries = std::fs::read_dir(tmp_dir).map_err(Error::io(tmp_dir, "list"))?;
+        for entry in entries {
+            let entry = entry.map_err(Error::io(tmp_dir, "list"))?;
+            let path = entry.path();
+            let kind = entry.file_type().map_err(Error::io(&path, "inspect"))?;
+            if kind.is_file() && path.extension().is_some_and(|e| e == "tmp") {
+                disk::unlink(&path)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
     /// What is held now; later commits do not change a view.
     pub fn view(&self) -> Arc<View> {
-        todo!()
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
-    /// A new empty batch.
+
+    /// The directory of the packs.
+    pub fn dir(&self) -> &Path {
+        &self.store_dir
+    }
+
+    /// A new empty batch. Objects and names held now are not stored again.
     pub fn batch(&self) -> Result<PackWriter, Error> {
-        todo!()
+        PackWriter::create_beside(&self.tmp_dir, Some(self.view()))
     }
+
     /// Seals a batch (fsync, rename, fsync of the directory) and adds it. `now_s` is epoch seconds.
-    pub fn commit(&self, _batch: PackWriter, _now_s: u64) -> Result<Pack, Error> {
-        todo!()
+    /// When this returns, what is in the batch is durable and in the view.
+    pub fn commit(&self, batch: PackWriter, now_s: u64) -> Result<Pack, Error> {
+        let _changing = self.change();
+        let view = self.view();
+        // The view may have moved on since the batch began.
+        for (name, record) in batch.names() {
+            if let Some(held) = view.binding(name) {
+                same_object(name, held, record)?;
+            } else if view.size_of(&record.object).is_none()
+                && !batch.object_ids().any(|id| *id == record.object)
+            {
+                return Err(Error::ObjectMissing { name: name.clone(), object: record.object });
+            }
+        }
+        let pack = self.seal(batch, now_s)?;
+        let mut packs = view.packs().to_vec();
+        packs.push(pack.clone());
+        self.show(packs, view.quarantined().clone());
+        Ok(pack)
+    }
+
+    /// Takes the rotten copy of an object out of the view: its names go with it unless another pack holds the object, and the
+    /// object can be put again. Lasts as long as this `Store`; the caller remembers it across restarts.
+    pub fn quarantine(&self, pack: &PackId, object: ObjectId) -> Vec<Finding> {
+        let _changing = self.change();
+        let view = self.view();
+        let mut quarantined = view.quarantined().clone();
+        quarantined.insert((pack.clone(), object));
+        self.show(view.packs().to_vec(), quarantined)
+    }
+
+    pub(crate) fn tmp_dir(&self) -> &Path {
+        &self.tmp_dir
+    }
+
+    pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Seals a batch into the directory and opens it; the view is the caller's.
+    pub(crate) fn seal(&self, batch: PackWriter, now_s: u64) -> Result<Pack, Error> {
+        let sealed = batch.seal(now_s)?;
+        let path = self.store_dir.join(sealed.id.file_name());
+        if let Err(error) = disk::rename_new(&sealed.path, &path) {
+            // What cannot be removed now goes when tmp/ is emptied at the next start.
+            let _ = disk::unlink(&sealed.path);
+            return Err(error);
+        }
+        disk::sync_dir(&self.store_dir)?;
+        Pack::open_file(&path)
+    }
+
+    /// Swaps the view.
+    pub(crate) fn show(&self, packs: Vec<Pack>, quarantined: BTreeSet<(PackId, ObjectId)>) -> Vec<Finding> {
+        let cache = self.view().cache().clone();
+        let (view, findings) = View::build(packs, quarantined, cache);
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        findings
     }
 }
-/// The union of the packs' names and objects at one moment.
-#[derive(Debug)]
-pub struct View;
-impl View {
-    /// Every name, in order.
-    pub fn names(&self) -> impl Iterator<Item = (&str, &NameRecord)> {
-        std::iter::empty()
-    }
-    /// What a name is bound to.
-    pub fn lookup(&self, _name: &str) -> Option<&NameRecord> {
-        todo!()
-    }
-    /// Opens an object for reading.
-    pub fn open(&self, _id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
-        todo!()
+
+/// What a pack that does not open means: its own fault is a finding, the machine's or a newer build's ends the scan.
+/// A file that went since it was listed is nothing: a retired pack.
+fn unopened(path: PathBuf, error: Error) -> Result<Option<Finding>, Error> {
+    match error {
+        error @ Error::NewerFormat { .. } => Err(error),
+        error if error.is_transient() => Err(error),
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Error::Io { source, .. } => Ok(Some(Finding::Unreadable { path, reason: source.to_string() })),
+        Error::Unusable { reason, .. } => Ok(Some(Finding::Unusable { path, reason })),
+        error => Ok(Some(Finding::Unusable { path, reason: error.to_string() })),
     }
 }

@@ -1,0 +1,180 @@
+//! The union of the packs' names and objects at one moment.
+//!
+//! Guarantees: every name leads to an object that some pack here holds with the stated length; a name leads to one object,
+//! that of the most trusted pack that binds it; a view never changes, and what it shows stays readable also when the files
+//! of its packs are unlinked.
+use crate::{Error, Finding, NameRecord, ObjectId, ObjectReader, Pack, PackId, reader::HotCache};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// The union of the packs' names and objects at one moment.
+pub struct View {
+    /// The most trusted first.
+    packs: Vec<Pack>,
+    names: BTreeMap<Arc<str>, Bound>,
+    /// Names whose object is missing or of another size: not shown, but not free for other content either.
+    left_out: BTreeMap<Arc<str>, Bound>,
+    /// By object, then by the holding pack's place in `packs`: a pack for each copy, quarantined ones left out.
+    objects: Vec<(ObjectId, u64, u32)>,
+    quarantined: BTreeSet<(PackId, ObjectId)>,
+    cache: Arc<HotCache>,
+}
+
+struct Bound {
+    record: Arc<NameRecord>,
+    /// Place of the binding pack in `packs`.
+    pack: u32,
+}
+
+impl View {
+    pub(crate) fn build(
+        packs: Vec<Pack>,
+        quarantined: BTreeSet<(PackId, ObjectId)>,
+        cache: Arc<HotCache>,
+    ) -> (Self, Vec<Finding>) {
+        let mut objects = Vec::with_capacity(packs.iter().map(|p| p.objects().len()).sum());
+        for (place, pack) in packs.iter().enumerate() {
+            let held = pack.objects().map(|(id, size)| (id, size, place as u32));
+            if quarantined.iter().any(|(bad, _)| bad == pack.id()) {
+                let whole = |id: ObjectId| !quarantined.contains(&(pack.id().clone(), id));
+                objects.extend(held.filter(|(id, ..)| whole(*id)));
+            } else {
+                objects.extend(held);
+            }
+        }
+        objects.sort_unstable_by_key(|(id, _, place)| (*id, *place));
+        let mut view =
+            Self { packs, names: BTreeMap::new(), left_out: BTreeMap::new(), objects, quarantined, cache };
+        let findings = view.bind_names();
+        (view, findings)
+    }
+
+    fn bind_names(&mut self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut names = BTreeMap::<Arc<str>, Bound>::new();
+        // First who wins, whether or not the object is there: a less trusted pack must not fill the gap with other content.
+        for (place, pack) in self.packs.iter().enumerate() {
+            for (name, record) in pack.shared_names() {
+                let bound = names
+                    .entry(name.clone())
+                    .or_insert_with(|| Bound { record: record.clone(), pack: place as u32 });
+                if bound.record.object != record.object {
+                    findings.push(Finding::NameConflict {
+                        name: name.to_string(),
+                        kept_pack: self.packs[bound.pack as usize].id().clone(),
+                        kept: bound.record.object,
+                        refused_pack: pack.id().clone(),
+                        refused: record.object,
+                    });
+                }
+            }
+        }
+        (self.left_out, self.names) = names.into_iter().partition(|(name, bound)| {
+            let (object, claimed) = (bound.record.object, bound.record.size);
+            let pack = || self.packs[bound.pack as usize].id().clone();
+            match self.size_of(&object) {
+                Some(held) if held == claimed => false,
+                Some(held) => {
+                    findings.push(Finding::WrongSize {
+                        name: name.to_string(),
+                        pack: pack(),
+                        object,
+                        held,
+                        claimed,
+                    });
+                    true
+                }
+                None => {
+                    findings.push(Finding::ObjectMissing { name: name.to_string(), pack: pack(), object });
+                    true
+                }
+            }
+        });
+        findings
+    }
+
+    /// Every name, in order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = (&str, &NameRecord)> {
+        self.names.iter().map(|(name, bound)| (&**name, &*bound.record))
+    }
+
+    /// What a name is bound to.
+    pub fn lookup(&self, name: &str) -> Option<&NameRecord> {
+        self.names.get(name).map(|bound| &*bound.record)
+    }
+
+    /// As `lookup`, with the names that are left out because their object is not held.
+    pub(crate) fn binding(&self, name: &str) -> Option<&NameRecord> {
+        let bound = self.names.get(name).or_else(|| self.left_out.get(name));
+        bound.map(|bound| &*bound.record)
+    }
+
+    /// The pack whose binding of a name holds.
+    pub fn pack_of(&self, name: &str) -> Option<&Pack> {
+        let bound = self.names.get(name)?;
+        self.packs.get(bound.pack as usize)
+    }
+
+    /// The packs, the most trusted first.
+    pub fn packs(&self) -> &[Pack] {
+        &self.packs
+    }
+
+    /// Every object once, by id, with its length in bytes.
+    pub fn objects(&self) -> impl Iterator<Item = (ObjectId, u64)> {
+        let first_of_each = self.objects.chunk_by(|a, b| a.0 == b.0);
+        first_of_each.filter_map(|copies| copies.first().map(|(id, size, _)| (*id, *size)))
+    }
+
+    /// The length of an object in bytes; `None` if it is not held.
+    pub fn size_of(&self, id: &ObjectId) -> Option<u64> {
+        self.copies(id).first().map(|(_, size, _)| *size)
+    }
+
+    /// The packs that hold an object whole, as far as is known.
+    pub fn holders(&self, id: &ObjectId) -> impl Iterator<Item = &Pack> {
+        let places = self.copies(id).iter().map(|(.., place)| *place as usize);
+        places.filter_map(|place| self.packs.get(place))
+    }
+
+    /// Opens an object for reading; `None` if it is not held.
+    pub fn open(&self, id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
+        match self.holders(id).next() {
+            Some(pack) => pack.open_cached(id, Some(self.cache.clone())),
+            None => Ok(None),
+        }
+    }
+
+    /// The objects whose hash in hex begins with `prefix`, at most `limit` of them.
+    pub fn find_prefix(&self, prefix: &str, limit: usize) -> Vec<ObjectId> {
+        let matching = self.objects().map(|(id, _)| id);
+        let matching = matching.filter(|id| id.to_string().starts_with(prefix));
+        matching.take(limit).collect()
+    }
+
+    /// The copies of objects that were reported rotten.
+    pub fn quarantined(&self) -> &BTreeSet<(PackId, ObjectId)> {
+        &self.quarantined
+    }
+
+    pub(crate) fn cache(&self) -> &Arc<HotCache> {
+        &self.cache
+    }
+
+    fn copies(&self, id: &ObjectId) -> &[(ObjectId, u64, u32)] {
+        let from = self.objects.partition_point(|copy| copy.0 < *id);
+        let rest = &self.objects[from..];
+        &rest[..rest.partition_point(|copy| copy.0 == *id)]
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View")
+            .field("packs", &self.packs)
+            .field("names", &self.names.len())
+            .finish_non_exhaustive()
+    }
+}
