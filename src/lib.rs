@@ -1,3 +1,4 @@
 //! A LAN mirror of ClamAV's databases that no cache can make lie.
 pub mod cvd;
 pub mod mirror;
+pub mod source;

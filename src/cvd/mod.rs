@@ -15,7 +15,7 @@ mod zlib;
 pub use cdiff::{Cdiff, Patch};
 pub use header::{HEADER_BYTES, Header};
 pub use limits::Limits;
-pub use name::{Database, FileKind, FileName};
+pub use name::{Database, FileKind, FileName, NameError};
 pub use sign_file::SignFile;
 pub use signature::{PublicKey, TrustKeys};
 pub use txt_record::{CurrentRecord, DatabaseRecord};

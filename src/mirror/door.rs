@@ -25,14 +25,15 @@ pub fn judge(store_dir: &Path, state: &State, verifier: &Verifier) -> Result<Jud
     let mut findings: Vec<String> = scan.findings.iter().map(ToString::to_string).collect();
     let mut ranked = Vec::new();
     let mut strangers = Vec::new();
-    for pack in scan.packs {
+    for pack in &scan.packs {
+        let pack = pack.clone();
         match state.trusted(pack.id())? {
             Some(trusted) if trusted.file_len == pack.file_len() => ranked.push((trusted.rank, pack)),
             _ => strangers.push(pack),
         }
     }
     for pack in strangers {
-        match verifier.verify_pack(&pack) {
+        match verifier.verify_pack(&pack, &scan.packs) {
             Ok(()) => {
                 let trusted = state.trust(pack.id(), pack.file_len())?;
                 tracing::info!(pack = %pack.id(), "verified a pack that was not sealed here");

@@ -70,11 +70,13 @@ impl Mirror {
         report.cvd = published.map(|p| p.cvd);
         report.error = match (result, &report.newest, report.published) {
             (Err(e), _, _) => Some(e.to_string()),
-            (Ok(()), Some(newest), published) if published.is_none_or(|v| v < newest.version) => Some(format!(
-                "the source speaks of version {}, which cannot be had from it yet; {} stays published",
-                newest.version,
-                published.map_or("nothing".into(), |v| v.to_string())
-            )),
+            (Ok(()), Some(newest), published) if published.is_none_or(|v| v < newest.version) => {
+                Some(format!(
+                    "the source speaks of version {}, which cannot be had from it yet; {} stays published",
+                    newest.version,
+                    published.map_or("nothing".into(), |v| v.to_string())
+                ))
+            }
             _ => None,
         };
         if let Err(e) = self.conclude(database, &report) {
@@ -89,12 +91,15 @@ impl Mirror {
         let now_s = epoch_s();
         let newest = report.newest.as_ref().map(|n| n.version);
         let confirmed = report.error.is_none() && newest.is_some();
-        self.remember(database, DatabaseState {
-            newest: newest.or(before.newest),
-            checked_at_s: Some(now_s),
-            confirmed_at_s: if confirmed { Some(now_s) } else { before.confirmed_at_s },
-            last_error: report.error.clone(),
-        })?;
+        self.remember(
+            database,
+            DatabaseState {
+                newest: newest.or(before.newest),
+                checked_at_s: Some(now_s),
+                confirmed_at_s: if confirmed { Some(now_s) } else { before.confirmed_at_s },
+                last_error: report.error.clone(),
+            },
+        )?;
         let remembered = self.remembered();
         let confirmed_at = |d: &Database| remembered.get(d).and_then(|s| s.confirmed_at_s);
         self.published.store(Arc::new(self.published.load().reconfirmed(confirmed_at)));
@@ -162,6 +167,7 @@ impl Mirror {
             detail: String::new(),
             via: Vec::new(),
         };
+        let mut stored = None;
         match result {
             Err(e @ FetchError::Io { .. }) => return Err(e.into()),
             Err(e) => {
@@ -174,9 +180,11 @@ impl Mirror {
                 report.bytes = fetched.staged.len();
                 report.origin = fetched.origin.clone();
                 report.via = fetched.via.clone();
-                let accepted = tokio::task::block_in_place(|| self.accept(work, wanted, &fetched));
-                match accepted {
-                    Ok((outcome, detail)) => (report.outcome, report.detail) = (outcome, detail),
+                match tokio::task::block_in_place(|| self.accept(work, wanted, &fetched)) {
+                    Ok(accepted) => {
+                        (report.outcome, report.detail) = (accepted.outcome, accepted.detail);
+                        stored = accepted.stored;
+                    }
                     Err(e @ (SyncError::Refused { .. } | SyncError::Older { .. })) => {
                         let older = matches!(e, SyncError::Older { .. });
                         report.outcome = if older { Outcome::Stale } else { Outcome::Refused };
@@ -187,7 +195,6 @@ impl Mirror {
                 }
             }
         }
-        let stored = (report.outcome == Outcome::Stored).then(|| report.wanted.parse::<FileName>().ok()).flatten();
         work.report.files.push(report);
         // A file and its sign file become visible together.
         if let Some(sign) = stored.and_then(|name| name.sign()) {
@@ -199,12 +206,7 @@ impl Mirror {
     }
 
     /// Verifies what came and puts it into the batch.
-    fn accept(
-        &self,
-        work: &mut Work<'_>,
-        wanted: &Wanted,
-        fetched: &Fetched,
-    ) -> Result<(Outcome, String), SyncError> {
+    fn accept(&self, work: &mut Work<'_>, wanted: &Wanted, fetched: &Fetched) -> Result<Accepted, SyncError> {
         let refused = |why: String| SyncError::Refused {
             name: wanted.to_string(),
             origin: fetched.origin.clone(),
@@ -223,28 +225,27 @@ impl Mirror {
                 if matches!(wanted, Wanted::Header(..)) {
                     work.answers.header = Some(header.version);
                     work.header = Some(bytes);
-                    return Ok(stale_or(Outcome::Used, *asked, header.version));
+                    return Ok(Accepted::used(*asked, header.version));
                 }
                 // Bound to what it is, whatever was asked.
                 (FileName::new(database, header.version, FileKind::Cvd), *asked)
             }
-            Wanted::Header(_, None) => return Ok((Outcome::Used, String::new())),
+            Wanted::Header(_, None) => return Ok(Accepted::used(0, 0)),
         };
         if name.kind == FileKind::Cvd
             && let Some(held) = work.held.newest_cvd()
             && name.version <= held
         {
             return match name.version == held {
-                true => Ok(stale_or(Outcome::Used, asked, held)),
+                true => Ok(Accepted::used(asked, held)),
                 false => Err(SyncError::Older { origin: fetched.origin.clone(), found: name.version, held }),
             };
         }
-        let proof =
-            self.verifier.verify(&name, fetched.staged.reader().map_err(read)?).map_err(refused)?;
-        if work.batch.is_none() {
-            work.batch = Some(self.store.batch()?);
-        }
-        let Some(batch) = &mut work.batch else { return Ok((Outcome::Failed, String::new())) };
+        let proof = self.verifier.verify(&name, fetched.staged.reader().map_err(read)?).map_err(refused)?;
+        let batch = match &mut work.batch {
+            Some(batch) => batch,
+            none => none.insert(self.store.batch()?),
+        };
         let staged = &fetched.staged;
         batch.put(staged.id(), staged.len(), &mut staged.reader().map_err(read)?)?;
         let record = NameRecord {
@@ -265,7 +266,12 @@ impl Mirror {
             }
             FileKind::CvdSign | FileKind::CdiffSign => {}
         }
-        Ok(stale_or(Outcome::Stored, asked, name.version))
+        Ok(Accepted { outcome: Outcome::Stored, detail: behind(asked, name.version), stored: Some(name) })
+    }
+
+    /// Rebuilds a full CVD from the newest held, the CDIFFs and the header that was fetched.
+    async fn rebuild(&self, _work: &mut Work<'_>, _version: u32) -> Result<(), SyncError> {
+        Ok(())
     }
 
     /// Seals what was gathered and publishes it.
@@ -280,11 +286,23 @@ impl Mirror {
     }
 }
 
-/// An older answer than was asked for is said, whatever else it is good for.
-fn stale_or(outcome: Outcome, asked: u32, found: u32) -> (Outcome, String) {
-    if found < asked {
-        (if outcome == Outcome::Stored { outcome } else { Outcome::Stale }, format!("asked for {asked}, got {found}"))
-    } else {
-        (outcome, String::new())
+/// What came of a file that is not at fault.
+struct Accepted {
+    outcome: Outcome,
+    detail: String,
+    /// The name it was stored under.
+    stored: Option<FileName>,
+}
+
+impl Accepted {
+    /// Fetched for what it says, not to be kept.
+    fn used(asked: u32, found: u32) -> Self {
+        let outcome = if found < asked { Outcome::Stale } else { Outcome::Used };
+        Self { outcome, detail: behind(asked, found), stored: None }
     }
+}
+
+/// An older answer than was asked for is said, whatever else it is good for.
+fn behind(asked: u32, found: u32) -> String {
+    if found < asked { format!("asked for {asked}, got {found}") } else { String::new() }
 }

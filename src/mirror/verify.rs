@@ -1,6 +1,6 @@
 //! What makes a file fit to be stored under a name: the one place where sync and the door agree on it.
 use crate::cvd::{self, Cdiff, FileKind, FileName, SignFile, TrustKeys};
-use cvdmirror_store::{ObjectReader, Pack};
+use cvdmirror_store::{Hasher, ObjectReader, Pack};
 use std::{
     io::{self, Read},
     path::PathBuf,
@@ -34,7 +34,8 @@ impl Verifier {
     pub fn verify(&self, name: &FileName, bytes: impl Read) -> Result<Proof, String> {
         match name.kind {
             FileKind::Cvd => {
-                let cvd = cvd::verify_cvd(name, bytes, &self.keys, &self.limits).map_err(|e| e.to_string())?;
+                let cvd =
+                    cvd::verify_cvd(name, bytes, &self.keys, &self.limits).map_err(|e| e.to_string())?;
                 Ok(Proof {
                     modified_s: Some(cvd.header.stime_s),
                     text: format!("MD5, signature, .info and {} members", cvd.members.len()),
@@ -62,18 +63,44 @@ impl Verifier {
     }
 
     /// Verifies a pack that was not sealed here: its file, its objects, and its names by their content.
+    /// `all` are the packs beside it: a name's object may lie in another one.
     ///
     /// # Errors
     /// The first rule that fails, in words.
-    pub fn verify_pack(&self, pack: &Pack) -> Result<(), String> {
+    pub fn verify_pack(&self, pack: &Pack, all: &[Pack]) -> Result<(), String> {
         pack.check_file_hash(&mut |_| {}).map_err(|e| e.to_string())?;
         for (name, record) in pack.names() {
             let file: FileName = name.parse().map_err(|e: cvd::NameError| e.to_string())?;
-            let reader = pack.open(&record.object).map_err(|e| e.to_string())?;
-            let reader = reader.ok_or_else(|| format!("{name}: its object is not in the same pack"))?;
-            self.verify(&file, Reading::new(reader)).map_err(|why| format!("{name}: {why}"))?;
+            let mut reader = None;
+            for holder in std::iter::once(pack).chain(all) {
+                reader = holder.open(&record.object).map_err(|e| e.to_string())?;
+                if reader.is_some() {
+                    break;
+                }
+            }
+            let reader = reader.ok_or_else(|| format!("{name}: its object is in no pack"))?;
+            let mut hashing = Hashing { inner: Reading::new(reader), hasher: Hasher::new() };
+            self.verify(&file, &mut hashing).map_err(|why| format!("{name}: {why}"))?;
+            io::copy(&mut hashing, &mut io::sink()).map_err(|e| format!("{name}: {e}"))?;
+            if hashing.hasher.finish() != record.object {
+                return Err(format!("{name}: its content does not hash to its object's id"));
+            }
         }
         Ok(())
+    }
+}
+
+/// Hashes what is read through it.
+struct Hashing<R> {
+    inner: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(out)?;
+        self.hasher.update(&out[..n]);
+        Ok(n)
     }
 }
 

@@ -3,7 +3,10 @@
 //! Only plain files directly in the directory are read: a symbolic link, a FIFO or a device is an error that is
 //! named, and never opened in a way that could block. A file that is being written or replaced while it is read
 //! either shows as changed here or fails verification later; it is tried again at the next check.
-use super::{Evidence, FetchError, Fetched, Newest, Wanted, staging::{Intake, Staging}};
+use super::{
+    Evidence, FetchError, Fetched, Newest, Wanted,
+    staging::{Intake, Staging},
+};
 use crate::cvd::{Database, FileKind, FileName, HEADER_BYTES, Header, txt_record::CurrentRecord};
 use rustix::{
     fs::{Mode, OFlags},
@@ -78,7 +81,9 @@ impl DirectorySource {
         }
         match said.into_iter().max_by_key(|(version, _)| *version) {
             Some((version, evidence)) => Ok(Newest { version, evidence, remarks }),
-            None => Err(header.err().unwrap_or(FetchError::Absent { origin: self.dir.display().to_string() })),
+            None => {
+                Err(header.err().unwrap_or(FetchError::Absent { origin: self.dir.display().to_string() }))
+            }
         }
     }
 

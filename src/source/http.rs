@@ -3,7 +3,11 @@
 //! Caches answer by name, so an answer is never taken for what was asked: its content says what it is. CDIFFs
 //! and sign files are asked by their immutable names; a CVD as `<db>.cvd?version=N`, the convention cvdupdate
 //! uses towards the CDN, and plainly where a source does not know that.
-use super::{Evidence, FetchError, FetchLimits, Fetched, Newest, Wanted, staging::{Intake, Staged, Staging}, txt::TxtResolver};
+use super::{
+    Evidence, FetchError, FetchLimits, Fetched, Newest, Wanted,
+    staging::{Intake, Staged, Staging},
+    txt::TxtResolver,
+};
 use crate::cvd::{Database, HEADER_BYTES, Header};
 use reqwest::{
     Client, Response, StatusCode, Url,
@@ -89,8 +93,7 @@ impl HttpSource {
         match self.probe(database).await {
             Ok(header) => {
                 let version = header.version.max(recorded.unwrap_or(0));
-                let evidence =
-                    if version == header.version { Evidence::Header } else { Evidence::TxtRecord };
+                let evidence = if version == header.version { Evidence::Header } else { Evidence::TxtRecord };
                 Ok(Newest { version, evidence, remarks })
             }
             Err(e) => match recorded {
@@ -209,7 +212,9 @@ impl HttpSource {
                 return Err(slow("the time for one fetch ran out"));
             }
             let elapsed = body_started.elapsed();
-            if elapsed > self.intake.limits.stall && (staging.len() as f64) < min_bytes(&self.intake.limits, elapsed) {
+            if elapsed > self.intake.limits.stall
+                && (staging.len() as f64) < min_bytes(&self.intake.limits, elapsed)
+            {
                 return Err(slow("the body came too slowly"));
             }
             if head_only {

@@ -135,7 +135,9 @@ pub enum FetchError {
         origin: String,
     },
     /// The source refuses us (403); asking again soon makes it worse.
-    #[error("{url}: the source refuses this client (403); wait a day, or fill a directory with cvdupdate and use --source dir:PATH")]
+    #[error(
+        "{url}: the source refuses this client (403); wait a day, or fill a directory with cvdupdate and use --source dir:PATH"
+    )]
     Denied {
         /// URL asked.
         url: String,
