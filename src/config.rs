@@ -1,0 +1,491 @@
+//! Settings: one table gives every command-line option, environment variable and file key.
+//!
+//! A setting given on the command line wins over `CVDMIRROR_<OPTION>`, that over the file, that over the default.
+//! Nothing is ignored: an unknown key, a value that does not read, a key given twice is an error that names
+//! where it stands and what to write.
+use crate::cvd::{Database, TrustKeys};
+use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its file key; the option is the same with `-` for `_`, the variable in capitals after `CVDMIRROR_`.
+    pub key: &'static str,
+    /// What stands for its value in help.
+    value: &'static str,
+    /// Its default, as it would be written; empty for none.
+    default: &'static str,
+    /// Whether it may be given several times (in the file: a list; in the environment: with commas).
+    repeats: bool,
+    help: &'static str,
+}
+
+const fn one(key: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { key, value, default, repeats: false, help }
+}
+
+const fn many(key: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting { key, value, default, repeats: true, help }
+}
+
+/// Every setting.
+pub const SETTINGS: &[Setting] = &[
+    one("data_dir", "DIR", "", "Where everything is kept [default: $XDG_DATA_HOME/cvdmirror]"),
+    many("database", "NAME", "main,daily,bytecode", "Databases to mirror"),
+    one("source", "URL|dir:PATH", "https://database.clamav.net", "Where files come from"),
+    one("txt_record", "NAME|none", "current.cvd.clamav.net", "TXT record that names the newest versions"),
+    one("nameserver", "IP[:PORT]", "", "Asked for the TXT record instead of the system's resolver"),
+    one("certs_dir", "DIR", "", "CA certificates against which sign files are verified"),
+    one(
+        "trust_keys",
+        "FILE",
+        "",
+        "Public keys that sign databases, instead of Talos' (for tests and private databases)",
+    ),
+    many("listen", "ADDR:PORT", "0.0.0.0:8080", "Where HTTP is served; port 0 takes a free one"),
+    one("check_interval", "TIME", "15m", "How often the source is asked"),
+    one("dns_listen", "ADDR:PORT", "", "Where the TXT record is served"),
+    one("dns_zone", "ZONE", "", "Zone of the TXT record served: current.cvd.ZONE and <db>.cvd.ZONE"),
+    one(
+        "aliases",
+        "redirect|direct",
+        "redirect",
+        "Whether /<db>.cvd points to the versioned name or answers itself",
+    ),
+    one("backfill", "COUNT", "30", "CDIFFs kept that led to the newest CVD, for clients that are behind"),
+    one(
+        "max_age",
+        "TIME",
+        "12h",
+        "Longest since the source confirmed what is published before /health says stale",
+    ),
+    one("stall_timeout", "TIME", "20s", "Longest wait for the source, and for the next piece of a body"),
+];
+
+/// Where a value was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// On the command line.
+    CommandLine,
+    /// In the environment.
+    Environment,
+    /// In the file.
+    File,
+    /// Nowhere.
+    Default,
+}
+
+/// A setting is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{}: {why}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        why: String,
+    },
+    /// The file has a key that is no setting.
+    #[error("{}: unknown key `{key}`; did you mean `{nearest}`?", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key as it stands there.
+        key: String,
+        /// The setting most like it.
+        nearest: &'static str,
+    },
+    /// A value does not read.
+    #[error("{origin}: {}: {value:?} {why}", option(key, *origin))]
+    Value {
+        /// The setting.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// Where.
+        origin: Origin,
+        /// What is wrong and what to write.
+        why: String,
+    },
+    /// A setting without a default is missing.
+    #[error("{key} is not set and {why}")]
+    Missing {
+        /// The setting.
+        key: &'static str,
+        /// What to do.
+        why: &'static str,
+    },
+}
+
+/// Where files come from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SourceSpec {
+    /// An HTTP upstream.
+    Http(reqwest::Url),
+    /// A directory that another program fills.
+    Directory(PathBuf),
+}
+
+/// How `/<db>.cvd` answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Aliases {
+    /// By a 302 to the versioned name, which a cache cannot mix up.
+    Redirect,
+    /// With the content, for clients that follow no redirect.
+    Direct,
+}
+
+/// Every setting, read.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Databases to mirror.
+    pub databases: Vec<Database>,
+    /// Where files come from.
+    pub source: SourceSpec,
+    /// The TXT record that names the newest versions; `None`: the files' headers are asked.
+    pub txt_record: Option<String>,
+    /// Asked instead of the system's resolver.
+    pub nameserver: Option<SocketAddr>,
+    /// CA certificates for sign files.
+    pub certs_dir: Option<PathBuf>,
+    /// Public keys that sign databases.
+    pub trust_keys: TrustKeys,
+    /// Where HTTP is served.
+    pub listen: Vec<SocketAddr>,
+    /// How often the source is asked.
+    pub check_interval: Duration,
+    /// Where the TXT record is served, and its zone.
+    pub dns: Option<(SocketAddr, String)>,
+    /// How `/<db>.cvd` answers.
+    pub aliases: Aliases,
+    /// CDIFFs kept that led to the newest CVD.
+    pub backfill: u32,
+    /// Longest since a confirmation before what is published counts as stale.
+    pub max_age: Duration,
+    /// Longest wait for the source.
+    pub stall_timeout: Duration,
+    given: BTreeMap<&'static str, (Vec<String>, Origin)>,
+}
+
+/// The options of the command line, made from the table.
+pub fn args() -> impl Iterator<Item = Arg> {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .env("CVDMIRROR_CONFIG")
+        .help("Settings file (TOML)")
+        .global(true);
+    let settings = SETTINGS.iter().map(|setting| {
+        let default = if setting.default.is_empty() {
+            String::new()
+        } else {
+            format!(" [default: {}]", setting.default.replace(',', " "))
+        };
+        let arg = Arg::new(setting.key)
+            .long(setting.key.replace('_', "-"))
+            .value_name(setting.value)
+            .env(variable(setting.key))
+            .hide_env(true)
+            .help(format!("{}{default}", setting.help))
+            .help_heading("Settings")
+            .global(true);
+        if setting.repeats { arg.action(ArgAction::Append).value_delimiter(',') } else { arg }
+    });
+    std::iter::once(config).chain(settings)
+}
+
+fn variable(key: &str) -> String {
+    format!("CVDMIRROR_{}", key.to_ascii_uppercase())
+}
+
+impl Config {
+    /// Reads what was given, and the file it names.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
+        let mut given = BTreeMap::new();
+        if let Some(path) = matches.get_one::<String>("config") {
+            read_file(Path::new(path), &mut given)?;
+        }
+        for setting in SETTINGS {
+            let origin = match matches.value_source(setting.key) {
+                Some(ValueSource::CommandLine) => Origin::CommandLine,
+                Some(ValueSource::EnvVariable) => Origin::Environment,
+                _ => continue,
+            };
+            let values = matches.get_many::<String>(setting.key).unwrap_or_default().cloned().collect();
+            given.insert(setting.key, (values, origin));
+        }
+        for setting in SETTINGS.iter().filter(|setting| !setting.default.is_empty()) {
+            let values = || setting.default.split(',').map(str::to_owned).collect();
+            given.entry(setting.key).or_insert_with(|| (values(), Origin::Default));
+        }
+        Self::read(given)
+    }
+
+    fn read(given: BTreeMap<&'static str, (Vec<String>, Origin)>) -> Result<Self, ConfigError> {
+        let get = Given(&given);
+        let dns_listen = get.optional("dns_listen", socket)?;
+        let dns_zone = get.optional("dns_zone", zone)?;
+        let dns = match (dns_listen, dns_zone) {
+            (Some(address), Some(zone)) => Some((address, zone)),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(ConfigError::Missing {
+                    key: "dns_zone",
+                    why: "dns_listen is; set both or neither",
+                });
+            }
+            (None, Some(_)) => {
+                return Err(ConfigError::Missing {
+                    key: "dns_listen",
+                    why: "dns_zone is; set both or neither",
+                });
+            }
+        };
+        let txt_record = get.required("txt_record", zone)?;
+        Ok(Self {
+            data_dir: match get.optional("data_dir", path)? {
+                Some(dir) => dir,
+                None => default_data_dir()?,
+            },
+            databases: get.all("database", |s| {
+                s.parse().map_err(|_| "is no database name; write letters, digits and _, as in daily".into())
+            })?,
+            source: get.required("source", source)?,
+            txt_record: (txt_record != "none").then_some(txt_record),
+            nameserver: get.optional("nameserver", nameserver)?,
+            certs_dir: get.optional("certs_dir", path)?,
+            trust_keys: get.optional("trust_keys", trust_keys)?.unwrap_or_else(TrustKeys::talos),
+            listen: get.all("listen", socket)?,
+            check_interval: get.required("check_interval", duration)?,
+            dns,
+            aliases: get.required("aliases", |s| match s {
+                "redirect" => Ok(Aliases::Redirect),
+                "direct" => Ok(Aliases::Direct),
+                _ => Err("is neither redirect nor direct".into()),
+            })?,
+            backfill: get.required("backfill", |s| {
+                s.parse::<u32>()
+                    .ok()
+                    .filter(|n| *n <= 1000)
+                    .ok_or_else(|| "is no count from 0 to 1000".into())
+            })?,
+            max_age: get.required("max_age", duration)?,
+            stall_timeout: get.required("stall_timeout", duration)?,
+            given,
+        })
+    }
+
+    /// Every setting with its value and where it was given, as a file that could be read back.
+    pub fn show(&self) -> String {
+        let mut text = String::new();
+        for setting in SETTINGS {
+            let (values, origin) = match self.given.get(setting.key) {
+                Some((values, origin)) => (values.clone(), *origin),
+                None if setting.key == "data_dir" => {
+                    (vec![self.data_dir.display().to_string()], Origin::Default)
+                }
+                None => {
+                    let _ = writeln!(text, "# {} is not set", setting.key);
+                    continue;
+                }
+            };
+            let mut values: Vec<String> =
+                values.iter().map(|v| toml::Value::String(v.clone()).to_string()).collect();
+            let value = if setting.repeats { format!("[{}]", values.join(", ")) } else { values.remove(0) };
+            let _ = writeln!(text, "{} = {value}  # {origin}", setting.key);
+        }
+        text
+    }
+}
+
+/// Reads settings out of what was given.
+struct Given<'a>(&'a BTreeMap<&'static str, (Vec<String>, Origin)>);
+
+impl Given<'_> {
+    fn all<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let Some((values, origin)) = self.0.get(key) else { return Ok(Vec::new()) };
+        values
+            .iter()
+            .map(|value| {
+                parse(value).map_err(|why| ConfigError::Value {
+                    key,
+                    value: value.clone(),
+                    origin: *origin,
+                    why,
+                })
+            })
+            .collect()
+    }
+
+    fn optional<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        Ok(self.all(key, parse)?.pop())
+    }
+
+    fn required<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        self.optional(key, parse)?.ok_or(ConfigError::Missing { key, why: "has no default" })
+    }
+}
+
+fn read_file(
+    path: &Path,
+    given: &mut BTreeMap<&'static str, (Vec<String>, Origin)>,
+) -> Result<(), ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let syntax = |why: String| ConfigError::Syntax { path: path.into(), why };
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| syntax(e.to_string()))?;
+    for (key, value) in table {
+        let setting = setting(&key).ok_or_else(|| ConfigError::UnknownKey {
+            path: path.into(),
+            key: key.clone(),
+            nearest: nearest(&key),
+        })?;
+        let values: Option<Vec<String>> = match value {
+            toml::Value::Array(values) if setting.repeats => values.iter().map(scalar).collect(),
+            value => scalar(&value).map(|value| vec![value]),
+        };
+        let values = values.filter(|values| !values.is_empty()).ok_or_else(|| {
+            let form = if setting.repeats { "a text or a list of texts" } else { "a text or a number" };
+            syntax(format!("`{key}` must be {form}, as in {key} = \"{}\"", setting.value))
+        })?;
+        if given.insert(setting.key, (values, Origin::File)).is_some() {
+            return Err(syntax(format!("`{}` stands there twice, with - and with _", setting.key)));
+        }
+    }
+    Ok(())
+}
+
+/// The setting a file key means: `check-interval` reads as `check_interval`, and a list may be in the plural.
+fn setting(key: &str) -> Option<&'static Setting> {
+    let key = key.replace('-', "_");
+    SETTINGS.iter().find(|s| s.key == key || (s.repeats && key.strip_suffix('s') == Some(s.key)))
+}
+
+fn nearest(key: &str) -> &'static str {
+    let likeness = |setting: &&Setting| (strsim::jaro_winkler(key, setting.key) * 1e6) as u64;
+    SETTINGS.iter().max_by_key(likeness).map_or("", |setting| setting.key)
+}
+
+fn scalar(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn option(key: &str, origin: Origin) -> String {
+    match origin {
+        Origin::CommandLine => format!("--{}", key.replace('_', "-")),
+        Origin::Environment => variable(key),
+        Origin::File | Origin::Default => key.to_owned(),
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CommandLine => "command line",
+            Self::Environment => "environment",
+            Self::File => "file",
+            Self::Default => "default",
+        })
+    }
+}
+
+fn default_data_dir() -> Result<PathBuf, ConfigError> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_DATA_HOME")
+        .filter(|dir| dir.is_absolute())
+        .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
+        .map(|dir| dir.join("cvdmirror"))
+        .ok_or(ConfigError::Missing {
+            key: "data_dir",
+            why: "neither is XDG_DATA_HOME nor HOME; give --data-dir",
+        })
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("is empty; write a path".into()) } else { Ok(text.into()) }
+}
+
+fn source(text: &str) -> Result<SourceSpec, String> {
+    if let Some(dir) = text.strip_prefix("dir:") {
+        return Ok(SourceSpec::Directory(path(dir)?));
+    }
+    let url: reqwest::Url =
+        text.parse().map_err(|e| format!("is no URL ({e}); write http://… or dir:PATH"))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(SourceSpec::Http(url)),
+        _ => Err("is neither http://… nor https://… nor dir:PATH".into()),
+    }
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "is no ADDR:PORT; write an IP address and a port, as in 0.0.0.0:8080".into())
+}
+
+fn nameserver(text: &str) -> Result<SocketAddr, String> {
+    let port = 53;
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)))
+        .map_err(|_| "is no IP address, alone or with a port".into())
+}
+
+fn zone(text: &str) -> Result<String, String> {
+    let text = text.trim_end_matches('.');
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if text.len() <= 200 && text.split('.').all(label) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("is no domain name".into())
+    }
+}
+
+/// A time as people write it: `15m`, `90s`, `1h 30m`, `500ms`; never zero.
+fn duration(text: &str) -> Result<Duration, String> {
+    let why = || "is no length of time; write 15m, 90s or 12h".to_owned();
+    let span: jiff::SignedDuration = text.parse().map_err(|_| why())?;
+    Duration::try_from(span).ok().filter(|d| !d.is_zero()).ok_or_else(why)
+}
+
+fn trust_keys(file: &str) -> Result<TrustKeys, String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("cannot be read: {e}"))?;
+    toml::from_str(&text).map_err(|e| format!("holds no keys: {e}"))
+}
