@@ -1,3 +1,5 @@
 //! A LAN mirror of ClamAV's databases that no cache can make lie.
 pub mod cvd;
+pub mod http;
 pub mod mirror;
+pub mod source;

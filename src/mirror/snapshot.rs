@@ -44,10 +44,8 @@ impl Snapshot {
     /// confirmed. A name of no ClamAV file, a sign file without its file, and a CVD whose header cannot be read
     /// back (rot) are left out; the last of these is said in the second value.
     pub fn of(view: Arc<View>, confirmed: impl Fn(&Database) -> Option<u64>) -> (Self, Vec<String>) {
-        let mut files: BTreeMap<FileName, NameRecord> = view
-            .names()
-            .filter_map(|(name, record)| Some((name.parse().ok()?, record.clone())))
-            .collect();
+        let mut files: BTreeMap<FileName, NameRecord> =
+            view.names().filter_map(|(name, record)| Some((name.parse().ok()?, record.clone()))).collect();
         let mut unreadable = Vec::new();
         let mut headers: BTreeMap<Database, Header> = BTreeMap::new();
         files.retain(|name, record| {

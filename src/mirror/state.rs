@@ -77,10 +77,8 @@ impl State {
 
     fn open_existing(path: &Path) -> Result<Self, OpenError> {
         let fail = |source: redb::Error| StateError { path: path.into(), source };
-        let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|e| fail(e.into()))?;
+        let database =
+            redb::Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|e| fail(e.into()))?;
         let state = Self { path: path.into(), database };
         let found = state
             .write(|txn| {

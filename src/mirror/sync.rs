@@ -70,11 +70,13 @@ impl Mirror {
         report.cvd = published.map(|p| p.cvd);
         report.error = match (result, &report.newest, report.published) {
             (Err(e), _, _) => Some(e.to_string()),
-            (Ok(()), Some(newest), published) if published.is_none_or(|v| v < newest.version) => Some(format!(
-                "the source speaks of version {}, which cannot be had from it yet; {} stays published",
-                newest.version,
-                published.map_or("nothing".into(), |v| v.to_string())
-            )),
+            (Ok(()), Some(newest), published) if published.is_none_or(|v| v < newest.version) => {
+                Some(format!(
+                    "the source speaks of version {}, which cannot be had from it yet; {} stays published",
+                    newest.version,
+                    published.map_or("nothing".into(), |v| v.to_string())
+                ))
+            }
             _ => None,
         };
         if let Err(e) = self.conclude(database, &report) {
@@ -89,12 +91,15 @@ impl Mirror {
         let now_s = epoch_s();
         let newest = report.newest.as_ref().map(|n| n.version);
         let confirmed = report.error.is_none() && newest.is_some();
-        self.remember(database, DatabaseState {
-            newest: newest.or(before.newest),
-            checked_at_s: Some(now_s),
-            confirmed_at_s: if confirmed { Some(now_s) } else { before.confirmed_at_s },
-            last_error: report.error.clone(),
-        })?;
+        self.remember(
+            database,
+            DatabaseState {
+                newest: newest.or(before.newest),
+                checked_at_s: Some(now_s),
+                confirmed_at_s: if confirmed { Some(now_s) } else { before.confirmed_at_s },
+                last_error: report.error.clone(),
+            },
+        )?;
         let remembered = self.remembered();
         let confirmed_at = |d: &Database| remembered.get(d).and_then(|s| s.confirmed_at_s);
         self.published.store(Arc::new(self.published.load().reconfirmed(confirmed_at)));
@@ -187,7 +192,8 @@ impl Mirror {
                 }
             }
         }
-        let stored = (report.outcome == Outcome::Stored).then(|| report.wanted.parse::<FileName>().ok()).flatten();
+        let stored =
+            (report.outcome == Outcome::Stored).then(|| report.wanted.parse::<FileName>().ok()).flatten();
         work.report.files.push(report);
         // A file and its sign file become visible together.
         if let Some(sign) = stored.and_then(|name| name.sign()) {
@@ -239,8 +245,7 @@ impl Mirror {
                 false => Err(SyncError::Older { origin: fetched.origin.clone(), found: name.version, held }),
             };
         }
-        let proof =
-            self.verifier.verify(&name, fetched.staged.reader().map_err(read)?).map_err(refused)?;
+        let proof = self.verifier.verify(&name, fetched.staged.reader().map_err(read)?).map_err(refused)?;
         if work.batch.is_none() {
             work.batch = Some(self.store.batch()?);
         }
@@ -283,7 +288,10 @@ impl Mirror {
 /// An older answer than was asked for is said, whatever else it is good for.
 fn stale_or(outcome: Outcome, asked: u32, found: u32) -> (Outcome, String) {
     if found < asked {
-        (if outcome == Outcome::Stored { outcome } else { Outcome::Stale }, format!("asked for {asked}, got {found}"))
+        (
+            if outcome == Outcome::Stored { outcome } else { Outcome::Stale },
+            format!("asked for {asked}, got {found}"),
+        )
     } else {
         (outcome, String::new())
     }

@@ -34,7 +34,8 @@ impl Verifier {
     pub fn verify(&self, name: &FileName, bytes: impl Read) -> Result<Proof, String> {
         match name.kind {
             FileKind::Cvd => {
-                let cvd = cvd::verify_cvd(name, bytes, &self.keys, &self.limits).map_err(|e| e.to_string())?;
+                let cvd =
+                    cvd::verify_cvd(name, bytes, &self.keys, &self.limits).map_err(|e| e.to_string())?;
                 Ok(Proof {
                     modified_s: Some(cvd.header.stime_s),
                     text: format!("MD5, signature, .info and {} members", cvd.members.len()),
