@@ -2,6 +2,7 @@
 //!
 //! Guarantees: bytes are verified, then sealed in a pack, then published in one swap, in that order; a version
 //! that is published stays so, whatever the source answers later.
+mod advert;
 pub mod data_dir;
 mod door;
 pub mod plan;

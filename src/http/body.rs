@@ -1,0 +1,184 @@
+//! What is sent: nothing, a small page, or an object streamed chunk by chunk.
+//!
+//! Guaranteed: every byte of an object was verified by the store when it was read; the first chunk is read before
+//! the answer's head goes out, so that an object that cannot be read is an error status, and a later chunk that
+//! cannot be read ends the connection short of its Content-Length. At most two chunks a connection are held: the
+//! one hyper writes and the one read ahead.
+use super::access::Access;
+use bytes::Bytes;
+use cvdmirror_store::{ObjectId, ObjectReader, View};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use std::{
+    future::Future,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+
+/// Why an object could not be sent, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The store cannot read it, or what it read is not what was stored.
+    #[error("object {id} cannot be read")]
+    Unreadable {
+        /// The object.
+        id: ObjectId,
+        /// The store's word.
+        source: cvdmirror_store::Error,
+    },
+    /// A name is bound to it, and no pack holds it.
+    #[error("object {0} is in no pack")]
+    Missing(ObjectId),
+    /// The store ended a chunk before the object's length.
+    #[error("object {0} is shorter than its name's record says")]
+    Short(ObjectId),
+    /// The reading task ended without an answer.
+    #[error("the reading task ended")]
+    Reader(#[from] JoinError),
+}
+
+/// The content of an answer.
+pub(super) enum Payload {
+    Empty,
+    Page(Bytes),
+    Object(Chunks),
+}
+
+impl Payload {
+    /// The bytes still to come.
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Page(page) => page.len() as u64,
+            Self::Object(chunks) => chunks.left(),
+        }
+    }
+}
+
+/// A span of one object, from a first chunk already in memory.
+pub(super) struct Chunks {
+    reader: ObjectReader,
+    span: Range<u64>,
+    next: Next,
+}
+
+enum Next {
+    Ready(Bytes),
+    Reading(JoinHandle<Result<Bytes, BodyError>>),
+    Failed,
+}
+
+impl Chunks {
+    /// Opens an object and reads the first chunk of `span`, which is not empty.
+    pub(super) async fn open(view: Arc<View>, id: ObjectId, span: Range<u64>) -> Result<Self, BodyError> {
+        let start = span.start;
+        let (reader, first) = spawn_blocking(move || {
+            let reader = view
+                .open(&id)
+                .map_err(|source| BodyError::Unreadable { id, source })?
+                .ok_or(BodyError::Missing(id))?;
+            let first = read(&reader, start)?;
+            Ok::<_, BodyError>((reader, first))
+        })
+        .await??;
+        Ok(Self { reader, span, next: Next::Ready(first) })
+    }
+
+    fn left(&self) -> u64 {
+        self.span.end - self.span.start
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.left() == 0 {
+            return Poll::Ready(None);
+        }
+        let read = match std::mem::replace(&mut self.next, Next::Failed) {
+            Next::Ready(bytes) => Ok(bytes),
+            Next::Reading(mut task) => match Pin::new(&mut task).poll(cx) {
+                Poll::Pending => {
+                    self.next = Next::Reading(task);
+                    return Poll::Pending;
+                }
+                Poll::Ready(read) => read.unwrap_or_else(|died| Err(died.into())),
+            },
+            Next::Failed => return Poll::Ready(None),
+        };
+        let mut bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) => return Poll::Ready(Some(Err(error))),
+        };
+        if bytes.len() as u64 > self.left() {
+            bytes.truncate(self.left() as usize);
+        }
+        self.span.start += bytes.len() as u64;
+        if self.left() > 0 {
+            let at = self.span.start;
+            self.next = match self.reader.cached_chunk_at(at) {
+                Some(bytes) => Next::Ready(bytes),
+                None => {
+                    let reader = self.reader.clone();
+                    Next::Reading(spawn_blocking(move || self::read(&reader, at)))
+                }
+            };
+        }
+        Poll::Ready(Some(Ok(bytes)))
+    }
+}
+
+fn read(reader: &ObjectReader, at: u64) -> Result<Bytes, BodyError> {
+    let id = reader.id();
+    if at >= reader.size() {
+        return Err(BodyError::Short(id));
+    }
+    match reader.chunk_at(at) {
+        Ok(bytes) if bytes.is_empty() => Err(BodyError::Short(id)),
+        Ok(bytes) => Ok(bytes),
+        Err(source) => Err(BodyError::Unreadable { id, source }),
+    }
+}
+
+/// A payload on its way, with the request's line in the log, which is written when it ends.
+pub(super) struct Body {
+    payload: Payload,
+    access: Access,
+}
+
+impl Body {
+    pub(super) fn new(payload: Payload, access: Access) -> Self {
+        Self { payload, access }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let chunk = match &mut this.payload {
+            Payload::Empty => None,
+            Payload::Page(page) if page.is_empty() => None,
+            Payload::Page(page) => Some(Ok(std::mem::take(page))),
+            Payload::Object(chunks) => ready!(chunks.poll_chunk(cx)),
+        };
+        match &chunk {
+            Some(Ok(bytes)) => this.access.sent(bytes.len() as u64),
+            Some(Err(error)) => this.access.broke(error),
+            None => {}
+        }
+        Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.payload.size() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.payload.size())
+    }
+}
