@@ -7,7 +7,7 @@ use super::{limits::Limits, zlib};
 use std::{collections::BTreeSet, io};
 
 /// The size of a tar block.
-pub const BLOCK_BYTES: usize = 512;
+pub(super) const BLOCK_BYTES: usize = 512;
 /// The start of a raw body: the name of its first member.
 const RAW_START: &[u8] = b"COPYING";
 const BUFFER_BYTES: usize = 64 << 10;

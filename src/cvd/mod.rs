@@ -1,4 +1,5 @@
 //! ClamAV's formats, pure: bytes in, facts or bytes out; no async, no network, nothing of ours below it.
+pub mod body_writer;
 pub mod cdiff;
 pub mod container;
 pub mod header;

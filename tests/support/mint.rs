@@ -1,0 +1,353 @@
+//! A mint of ClamAV databases with keys of its own: any size, successive versions, the CDIFFs between them.
+//!
+//! A lineage edits its lines itself and writes down what it did, so its CVDs are an oracle for whoever applies its
+//! CDIFFs.
+use super::mint_keys::{Keys, keys};
+use cvdmirror::cvd::{FileKind, FileName, HEADER_BYTES, Header, TrustKeys, body_writer::BodyWriter};
+use md5::{Digest as _, Md5};
+use rand::{Rng, RngCore, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use sha2::Sha256;
+use std::{fmt::Write as _, io::Write as _};
+
+/// Where the first version's clock stands: 2026-11-01.
+const EPOCH_S: u64 = 1_793_491_200;
+const COPYING: &str = "A minted database for tests. It holds no real signature and protects nobody.\n";
+/// Every kind of member that a lineage starts with, and its part of all lines.
+const KINDS: [(&str, f64); 9] = [
+    ("hdb", 0.15),
+    ("hsb", 0.35),
+    ("ldb", 0.15),
+    ("ndb", 0.15),
+    ("mdb", 0.12),
+    ("msb", 0.03),
+    ("fp", 0.02),
+    ("cdb", 0.02),
+    ("ign2", 0.01),
+];
+
+/// Makes lineages of databases.
+pub struct Mint {
+    seed: u64,
+    keys: &'static Keys,
+}
+
+/// One database and its successive versions.
+pub struct Lineage {
+    database: String,
+    keys: &'static Keys,
+    rng: StdRng,
+    version: u32,
+    members: Vec<Text>,
+    /// The last version's `.info`, line by line; empty before the first.
+    info: Vec<String>,
+    edits: usize,
+}
+
+/// A member, line by line without newlines.
+struct Text {
+    name: String,
+    lines: Vec<String>,
+}
+
+/// One version, as it is published.
+pub struct Release {
+    pub version: u32,
+    pub stime_s: u64,
+    pub cvd: Vec<u8>,
+    /// From the version before; none for the first.
+    pub cdiff: Option<Vec<u8>>,
+    /// The CDIFF's script.
+    pub script: Option<Vec<u8>>,
+    pub cvd_sign: Option<Vec<u8>>,
+    pub cdiff_sign: Option<Vec<u8>>,
+    database: String,
+}
+
+impl Mint {
+    /// The same seed mints the same bytes; the keys are the same for all seeds.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, keys: keys() }
+    }
+    pub fn keys(&self) -> TrustKeys {
+        self.keys.public()
+    }
+    /// The public keys as the configuration takes them.
+    pub fn keys_toml(&self) -> String {
+        self.keys.toml()
+    }
+    /// A small database of about 500 lines, 10 edits a version.
+    pub fn database(&self, name: &str) -> Lineage {
+        self.database_of(name, 500, 10)
+    }
+    /// A database of about so many lines (about 85 bytes each), and so many edits a version.
+    pub fn database_of(&self, name: &str, lines: usize, edits: usize) -> Lineage {
+        let mut rng =
+            StdRng::seed_from_u64(self.seed ^ name.bytes().fold(0, |sum, b| sum * 31 + u64::from(b)));
+        let members = KINDS
+            .iter()
+            .map(|(kind, part)| Text {
+                name: format!("{name}.{kind}"),
+                lines: (0..((lines as f64 * part) as usize).max(3)).map(|_| line(kind, &mut rng)).collect(),
+            })
+            .collect();
+        Lineage { database: name.into(), keys: self.keys, rng, version: 0, members, info: Vec::new(), edits }
+    }
+}
+
+impl Release {
+    pub fn cvd_name(&self) -> FileName {
+        FileName::new(&self.database.parse().unwrap(), self.version, FileKind::Cvd)
+    }
+    pub fn cdiff_name(&self) -> FileName {
+        FileName::new(&self.database.parse().unwrap(), self.version, FileKind::Cdiff)
+    }
+}
+
+impl Lineage {
+    /// Publishes the next version.
+    pub fn publish(&mut self) -> Release {
+        self.version += 1;
+        let first = self.version == 1;
+        let mut edits = String::new();
+        if !first {
+            self.edit(&mut edits);
+        }
+        let stime_s = EPOCH_S + u64::from(self.version) * 3600;
+        let time = jiff::Timestamp::from_second(stime_s as i64).unwrap();
+        let signatures = self.members.iter().map(|member| member.lines.len()).sum::<usize>();
+        let header = Header {
+            build_time: time.strftime("%d %b %Y %H-%M +0000").to_string(),
+            version: self.version,
+            signatures: signatures as u32,
+            functionality_level: 90,
+            md5: None,
+            dsig: None,
+            builder: "mint".into(),
+            stime_s,
+        };
+        let info = self.list(&header);
+        let script = (!first)
+            .then(|| [script_of(&format!("{}.info", self.database), &self.info, &info), edits].concat());
+        self.info = info;
+        Release {
+            version: self.version,
+            stime_s,
+            cvd: self.pack(header, &self.info),
+            cdiff: script.as_ref().map(|script| self.diff(script.as_bytes())),
+            script: script.map(String::into_bytes),
+            cvd_sign: None,
+            cdiff_sign: None,
+            database: self.database.clone(),
+        }
+    }
+
+    /// A validly signed CDIFF with any script, to the version just published.
+    pub fn diff(&mut self, script: &[u8]) -> Vec<u8> {
+        let mut gzip = Vec::new();
+        let mut encoder = flate2::write::GzEncoder::new(&mut gzip, flate2::Compression::best());
+        encoder.write_all(script).unwrap();
+        encoder.finish().unwrap();
+        let mut bytes =
+            [format!("ClamAV-Diff:{}:{}:", self.version, script.len()).as_bytes(), &gzip].concat();
+        let signature = self.keys.cdiff.sign_pss(&bytes, &mut self.rng);
+        bytes.extend([":", &signature].concat().into_bytes());
+        bytes
+    }
+
+    /// The `.info` of the present members, signed.
+    fn list(&mut self, header: &Header) -> Vec<String> {
+        let mut lines = vec![header.to_string()];
+        for member in &self.members {
+            let content = member.content();
+            let hash: String = Sha256::digest(&content).iter().fold(String::new(), |mut hex, byte| {
+                write!(hex, "{byte:02x}").unwrap();
+                hex
+            });
+            lines.push(format!("{}:{}:{hash}", member.name, content.len()));
+        }
+        let signed = joined(&lines);
+        lines.push(format!("DSIG:{}", self.keys.info.sign_pss(signed.as_bytes(), &mut self.rng)));
+        lines
+    }
+
+    /// The last version as a CUD, the unsigned kind, which ClamAV's tools read without trusting its keys.
+    pub fn unsigned(&self) -> Vec<u8> {
+        let (_dsig, list) = self.info.split_last().unwrap();
+        self.pack(Header::parse_line(&list[0]).unwrap(), list)
+    }
+
+    fn pack(&self, header: Header, list: &[String]) -> Vec<u8> {
+        let mut body = BodyWriter::new(Vec::new()).unwrap();
+        let mut member = |name: &str, content: &str| {
+            body.member(name, content.len() as u64).unwrap();
+            body.write_all(content.as_bytes()).unwrap();
+        };
+        member("COPYING", COPYING);
+        member(&format!("{}.info", self.database), &joined(list));
+        for text in &self.members {
+            member(&text.name, &text.content());
+        }
+        seal(header, body.finish().unwrap(), self.keys)
+    }
+
+    /// Edits the members at random, and appends to `script` what it did.
+    fn edit(&mut self, script: &mut String) {
+        let rng = &mut self.rng;
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            let kind = member.name.rsplit('.').next().unwrap().to_owned();
+            let share = self.edits.div_ceil(KINDS.len());
+            // Half of the edits append; the others need distinct lines, and never empty a member.
+            let added: Vec<String> = (0..rng.random_range(0..=share)).map(|_| line(&kind, rng)).collect();
+            let touched = (share - added.len()).min(member.lines.len() / 2);
+            let mut numbers = rand::seq::index::sample(rng, member.lines.len(), touched).into_vec();
+            if added.is_empty() && numbers.is_empty() {
+                continue;
+            }
+            numbers.shuffle(rng);
+            writeln!(script, "OPEN {}", member.name).unwrap();
+            let mut deleted = Vec::new();
+            for number in numbers {
+                let old = prefix(&member.lines[number]);
+                if rng.random() {
+                    writeln!(script, "DEL {} {old}", number + 1).unwrap();
+                    deleted.push(number);
+                } else {
+                    let new = line(&kind, rng);
+                    writeln!(script, "XCHG {} {old} {new}", number + 1).unwrap();
+                    member.lines[number] = new;
+                }
+            }
+            let mut number = 0..;
+            member.lines.retain(|_| !deleted.contains(&number.next().unwrap()));
+            for line in added {
+                writeln!(script, "ADD {line}").unwrap();
+                member.lines.push(line);
+            }
+            script.push_str("CLOSE\n");
+        }
+        self.move_lines(script);
+        self.come_and_go(script);
+    }
+
+    /// Moves a range of lines between two members of one kind, as `.hdb` and `.hdu` are.
+    fn move_lines(&mut self, script: &mut String) {
+        let [source, target] = [0, 1].map(|offset| (self.version as usize + offset) % self.members.len());
+        let lines = self.members[source].lines.len();
+        if lines < 4 {
+            return;
+        }
+        let start = self.rng.random_range(0..lines - 2);
+        let end = self.rng.random_range(start + 1..lines - 1).min(start + 20);
+        let text = &self.members[source];
+        let (start_prefix, end_prefix) = (prefix(&text.lines[start]), prefix(&text.lines[end]));
+        let target_name = &self.members[target].name;
+        let (first, last) = (start + 1, end + 1);
+        writeln!(script, "MOVE {} {target_name} {first} {start_prefix} {last} {end_prefix}", text.name)
+            .unwrap();
+        let moved: Vec<String> = self.members[source].lines.drain(start..=end).collect();
+        self.members[target].lines.extend(moved);
+    }
+
+    /// Now and then a member appears somewhere in the list, or one that had appeared goes.
+    fn come_and_go(&mut self, script: &mut String) {
+        if self.version % 3 == 0 {
+            let name = format!("{}_{}.hdu", self.database, self.version);
+            let lines = vec![line("hdb", &mut self.rng), line("hdb", &mut self.rng)];
+            writeln!(script, "OPEN {name}\nADD {}\nADD {}\nCLOSE", lines[0], lines[1]).unwrap();
+            let place = self.rng.random_range(0..=self.members.len());
+            self.members.insert(place, Text { name, lines });
+        }
+        if self.version % 7 == 0
+            && let Some(place) = self.members.iter().position(|member| member.name.ends_with(".hdu"))
+        {
+            writeln!(script, "UNLINK {}", self.members[place].name).unwrap();
+            self.members.remove(place);
+        }
+    }
+}
+
+impl Text {
+    fn content(&self) -> String {
+        joined(&self.lines)
+    }
+}
+
+/// Puts a signed header in front of a body.
+pub fn seal(header: Header, body: Vec<u8>, keys: &Keys) -> Vec<u8> {
+    let md5: [u8; 16] = Md5::digest(&body).into();
+    let header = Header { md5: Some(md5), dsig: Some(keys.legacy.sign_legacy(&md5)), ..header };
+    let mut cvd = Vec::with_capacity(HEADER_BYTES + body.len());
+    cvd.extend(header.to_bytes().unwrap());
+    cvd.extend(body);
+    cvd
+}
+
+/// The edits that turn one list of lines into another, as sigtool writes them.
+fn script_of(name: &str, old: &[String], new: &[String]) -> String {
+    let mut script = format!("OPEN {name}\n");
+    for (number, (old, new)) in (1..).zip(old.iter().zip(new)).filter(|(_, (old, new))| old != new) {
+        writeln!(script, "XCHG {number} {} {new}", prefix(old)).unwrap();
+    }
+    for (number, old) in (1..).zip(old).skip(new.len()) {
+        writeln!(script, "DEL {number} {}", prefix(old)).unwrap();
+    }
+    for new in new.iter().skip(old.len()) {
+        writeln!(script, "ADD {new}").unwrap();
+    }
+    script + "CLOSE\n"
+}
+
+/// What sigtool writes to recognise a line: at most 16 characters, up to the first space.
+fn prefix(line: &str) -> &str {
+    let word = line.split(' ').next().unwrap();
+    &word[..word.len().min(16)]
+}
+
+fn joined(lines: &[String]) -> String {
+    let mut text = String::with_capacity(lines.iter().map(|line| line.len() + 1).sum());
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+/// A random line of a kind of member, in that kind's real syntax.
+fn line(kind: &str, rng: &mut StdRng) -> String {
+    let family = ["Trojan.Agent", "Malware.Generic", "Worm.Mydoom", "Ransomware.Locky", "Downloader.Upatre"];
+    let name = format!(
+        "Win.{}-{}-0",
+        family[rng.random_range(0..family.len())],
+        rng.random_range(1_000_000..9_999_999)
+    );
+    let size = rng.random_range(1_000..9_000_000);
+    match kind {
+        "hdb" | "fp" => format!("{}:{size}:{name}", hex(rng, 16)),
+        "hsb" => format!("{}:{size}:{name}:73", hex(rng, 32)),
+        "mdb" => format!("{size}:{}:{name}", hex(rng, 16)),
+        "msb" => format!("{size}:{}:{name}:73", hex(rng, 32)),
+        "ndb" => {
+            let length = rng.random_range(8..90);
+            format!("{name}:1:*:{}", hex(rng, length))
+        }
+        "ldb" => {
+            let (a, b) = (rng.random_range(4..30), rng.random_range(4..30));
+            format!("{name};Engine:51-255,Target:1;0&1;{};{}", hex(rng, a), hex(rng, b))
+        }
+        "cdb" => format!("{name}:CL_TYPE_ZIP:*:invoice_{}\\.exe:*:*:0:1:*:*", rng.random_range(1..9999)),
+        _ => name,
+    }
+}
+
+fn hex(rng: &mut StdRng, bytes: usize) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut raw = [0; 128];
+    rng.fill_bytes(&mut raw[..bytes]);
+    let mut text = String::with_capacity(2 * bytes);
+    for byte in &raw[..bytes] {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
