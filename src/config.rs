@@ -3,7 +3,10 @@
 //! A setting given on the command line wins over `CVDMIRROR_<OPTION>`, that over the file, that over the default.
 //! Nothing is ignored: an unknown key, a value that does not read, a key given twice is an error that names
 //! where it stands and what to write.
-use crate::cvd::{Database, TrustKeys};
+use crate::{
+    cvd::{Database, TrustKeys},
+    http::Aliases,
+};
 use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 use std::{
     collections::BTreeMap,
@@ -140,15 +143,6 @@ pub enum SourceSpec {
     Http(reqwest::Url),
     /// A directory that another program fills.
     Directory(PathBuf),
-}
-
-/// How `/<db>.cvd` answers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Aliases {
-    /// By a 302 to the versioned name, which a cache cannot mix up.
-    Redirect,
-    /// With the content, for clients that follow no redirect.
-    Direct,
 }
 
 /// Every setting, read.

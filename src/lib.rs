@@ -1,6 +1,9 @@
 //! A LAN mirror of ClamAV's databases that no cache can make lie.
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod cvd;
 pub mod http;
 pub mod mirror;
+pub mod service;
 pub mod source;

@@ -1,2 +1,4 @@
-//! The cvdmirror binary.
-fn main() {}
+//! The cvdmirror binary: everything is in the library.
+fn main() -> std::process::ExitCode {
+    cvdmirror::cli::run()
+}

@@ -36,7 +36,7 @@ struct Chain {
 #[derive(Serialize)]
 struct FileEntry {
     name: String,
-    blake3: String,
+    hash: String,
     size: u64,
     modified_s: Option<u64>,
 }
@@ -54,7 +54,7 @@ pub(super) fn index(snapshot: &Snapshot) -> Result<Vec<u8>, serde_json::Error> {
     for (name, record) in &snapshot.files {
         databases.entry(name.database.as_str()).or_default().files.push(FileEntry {
             name: name.to_string(),
-            blake3: record.object.to_string(),
+            hash: record.object.to_string(),
             size: record.size,
             modified_s: record.modified_s,
         });

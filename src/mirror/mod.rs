@@ -9,6 +9,7 @@ pub mod plan;
 pub mod report;
 pub mod snapshot;
 pub mod state;
+pub mod status;
 mod sync;
 pub mod verify;
 

@@ -38,11 +38,11 @@ pub struct DatabaseState {
     pub last_error: Option<String>,
 }
 
-/// An open state file.
+/// An open state file: for writing, or beside nobody who writes for reading.
 #[derive(Debug)]
-pub struct State {
+pub struct State<D = redb::Database> {
     path: PathBuf,
-    database: redb::Database,
+    database: D,
 }
 
 /// The state file could not be read or written.
@@ -99,14 +99,6 @@ impl State {
         Ok(state)
     }
 
-    /// What is known of a pack.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn trusted(&self, pack: &PackId) -> Result<Option<Trusted>, StateError> {
-        self.get(PACKS, pack.as_str())
-    }
-
     /// Remembers a pack as trusted, after all that are.
     ///
     /// # Errors
@@ -126,14 +118,6 @@ impl State {
         })
     }
 
-    /// What is remembered of a database.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn database(&self, database: &Database) -> Result<DatabaseState, StateError> {
-        Ok(self.get(DATABASES, database.as_str())?.unwrap_or_default())
-    }
-
     /// Remembers it.
     ///
     /// # Errors
@@ -143,19 +127,6 @@ impl State {
             txn.open_table(DATABASES)?.insert(database.as_str(), json(state).as_str())?;
             Ok(())
         })
-    }
-
-    /// A value, or `None` if there is none that reads: what does not read is as good as lost.
-    fn get<T: DeserializeOwned>(
-        &self,
-        table: TableDefinition<&str, &str>,
-        key: &str,
-    ) -> Result<Option<T>, StateError> {
-        let read = || -> Result<Option<T>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(table)?;
-            Ok(table.get(key)?.and_then(|guard| serde_json::from_str(guard.value()).ok()))
-        };
-        read().map_err(|source| StateError { path: self.path.clone(), source })
     }
 
     fn write<T>(
@@ -169,6 +140,54 @@ impl State {
             Ok(value)
         };
         run().map_err(|source| StateError { path: self.path.clone(), source })
+    }
+}
+
+impl State<redb::ReadOnlyDatabase> {
+    /// Opens the file for reading only; `None` when there is none yet.
+    ///
+    /// # Errors
+    /// When it cannot be read, which is so while another process has it open for writing.
+    pub fn open_read_only(path: &Path) -> Result<Option<Self>, StateError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .open_read_only(path)
+            .map_err(|e| StateError { path: path.into(), source: e.into() })?;
+        Ok(Some(Self { path: path.into(), database }))
+    }
+}
+
+impl<D: ReadableDatabase> State<D> {
+    /// What is known of a pack.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn trusted(&self, pack: &PackId) -> Result<Option<Trusted>, StateError> {
+        self.get(PACKS, pack.as_str())
+    }
+
+    /// What is remembered of a database.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn database(&self, database: &Database) -> Result<DatabaseState, StateError> {
+        Ok(self.get(DATABASES, database.as_str())?.unwrap_or_default())
+    }
+
+    /// A value, or `None` if there is none that reads: what does not read is as good as lost.
+    fn get<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<&str, &str>,
+        key: &str,
+    ) -> Result<Option<T>, StateError> {
+        let read = || -> Result<Option<T>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(table)?;
+            Ok(table.get(key)?.and_then(|guard| serde_json::from_str(guard.value()).ok()))
+        };
+        read().map_err(|source| StateError { path: self.path.clone(), source })
     }
 }
 

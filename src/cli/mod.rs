@@ -1,0 +1,181 @@
+//! The command line: one small file a command, and the only place that words errors for people.
+//!
+//! Exit codes: 0 done; 1 findings, or something could not be done; 2 usage or configuration.
+mod progress;
+mod serve;
+mod status;
+mod store;
+mod sync;
+mod verify;
+
+use crate::{
+    config::{self, Config, ConfigError},
+    mirror::OpenError,
+    service::StartError,
+};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+use tracing_subscriber::EnvFilter;
+
+/// A LAN mirror of ClamAV's virus databases that no cache can make lie.
+#[derive(Parser, Debug)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Syncs on a schedule and serves what is held
+    Serve,
+    /// Does one round now and reports it; exit 1 if anything advertised could not be had
+    Sync,
+    /// Says what is held and published, how fresh it is, and what went wrong last
+    Status {
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Looks into the store, beside a running server too
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Checks CVD, CDIFF, CLD and sign files offline
+    Verify {
+        /// Files to check
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows or checks the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand, Debug, Clone, Copy)]
+enum ConfigCommand {
+    /// Prints every setting and where it was given
+    Show,
+    /// Checks the settings; exit 2 if any is wrong
+    Check,
+}
+
+/// How a command ended, if not with success.
+enum Failure {
+    /// Exit 1, after saying why.
+    Failed(String),
+    /// Exit 1; what was found has been printed.
+    Findings,
+    /// Exit 2.
+    Usage(String),
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let matches = Cli::command().args(config::args()).get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
+    let config = match Config::from_matches(&matches) {
+        Ok(config) => config,
+        Err(e) => return end(Err(e.into())),
+    };
+    log();
+    end(match cli.command {
+        Command::Serve => serve::run(config),
+        Command::Sync => sync::run(&config),
+        Command::Status { json } => status::run(&config, json),
+        Command::Store(command) => store::run(&config, command),
+        Command::Verify { files, json } => verify::run(&config, &files, json),
+        Command::Config(ConfigCommand::Show) => print(config.show()),
+        Command::Config(ConfigCommand::Check) => print("the settings are right\n"),
+    })
+}
+
+fn end(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Findings) => ExitCode::from(1),
+        Err(Failure::Failed(why)) => {
+            eprintln!("cvdmirror: {why}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(why)) => {
+            eprintln!("cvdmirror: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Logs to standard error; `RUST_LOG` says how much.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Prints to standard output; a reader that went away (`| head`) is no error.
+fn print(text: impl fmt::Display) -> Outcome {
+    match write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(format!("standard output: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Outcome {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Failed(e.to_string()))?;
+    print(text + "\n")
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Runtime::new().map_err(|e| Failure::Failed(format!("cannot start threads: {e}")))
+}
+
+impl From<ConfigError> for Failure {
+    fn from(e: ConfigError) -> Self {
+        Self::Usage(e.to_string())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(e: StartError) -> Self {
+        match e {
+            StartError::Open(e) => e.into(),
+            StartError::Source(_) => Self::Usage(e.to_string()),
+            StartError::Listen { .. } | StartError::Control { .. } => Self::Failed(e.to_string()),
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(e: OpenError) -> Self {
+        match e {
+            OpenError::NewerState { .. } | OpenError::Store(cvdmirror_store::Error::NewerFormat { .. }) => {
+                Self::Usage(e.to_string())
+            }
+            e => Self::Failed(e.to_string()),
+        }
+    }
+}
+
+impl From<cvdmirror_store::Error> for Failure {
+    fn from(e: cvdmirror_store::Error) -> Self {
+        OpenError::Store(e).into()
+    }
+}

@@ -1,0 +1,163 @@
+//! The socket in the data directory through which `sync` and `status` speak with the running server.
+//!
+//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `POST /sync`; JSON answers.
+use crate::mirror::{DataDir, Mirror, Round, status::Status};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use std::{
+    fs::File,
+    future::Future,
+    io,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Bytes of an answer at most.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// The listening end. Its file goes when it is dropped.
+#[derive(Debug)]
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Listens in a data directory whose lock is held, so that whatever lies there is a leftover.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn bind(dir: &DataDir) -> io::Result<Self> {
+        let path = dir.control();
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = short_path(&path, |path| UnixListener::bind(path))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers until `shutdown`.
+    pub async fn serve(
+        self,
+        mirror: Arc<Mirror>,
+        dir: DataDir,
+        max_age: Duration,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let stream = tokio::select! {
+                () = &mut shutdown => return,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(e) => {
+                        tracing::warn!("control socket: {e}");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        continue;
+                    }
+                },
+            };
+            let (mirror, dir) = (mirror.clone(), dir.clone());
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                let (mirror, dir) = (mirror.clone(), dir.clone());
+                async move { Ok::<_, std::convert::Infallible>(answer(&request, &mirror, &dir, max_age).await) }
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+            );
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // A leftover is harmless: the next server removes it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(
+    request: &Request<Incoming>,
+    mirror: &Mirror,
+    dir: &DataDir,
+    max_age: Duration,
+) -> Response<Full<Bytes>> {
+    let json = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/status") => serde_json::to_vec(&mirror.status(dir, max_age)),
+        (&Method::POST, "/sync") => serde_json::to_vec(&mirror.round().await),
+        _ => {
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return response;
+        }
+    };
+    match json {
+        Ok(body) => Response::new(body.into()),
+        Err(e) => {
+            let mut response = Response::new(Full::from(e.to_string()));
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    }
+}
+
+/// Asks the running server how it is; `None` when none is running.
+///
+/// # Errors
+/// When a server is there and does not answer properly.
+pub async fn status(dir: &DataDir) -> io::Result<Option<Status>> {
+    ask(dir, Method::GET, "/status").await
+}
+
+/// Has the running server do a round now; `None` when none is running.
+///
+/// # Errors
+/// When a server is there and does not answer properly.
+pub async fn sync(dir: &DataDir) -> io::Result<Option<Round>> {
+    ask(dir, Method::POST, "/sync").await
+}
+
+async fn ask<T: DeserializeOwned>(dir: &DataDir, method: Method, path: &str) -> io::Result<Option<T>> {
+    // The blocking call, so that the directory stays open until it is done; a local connect does not wait.
+    let stream = match short_path(&dir.control(), |path| std::os::unix::net::UnixStream::connect(path)) {
+        Ok(stream) => stream,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
+    stream.set_nonblocking(true)?;
+    let stream = UnixStream::from_std(stream)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::HOST, "control")
+        .body(Full::<Bytes>::default())
+        .map_err(io::Error::other)?;
+    let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let body =
+        Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
+    serde_json::from_slice(&body.to_bytes()).map(Some).map_err(io::Error::other)
+}
+
+/// Calls `with` with a path to the same socket that fits `sockaddr_un` (108 bytes), however long the data
+/// directory's own path is: through the directory's descriptor.
+fn short_path<T>(path: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    if path.as_os_str().len() < 100 {
+        return with(path);
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return with(path) };
+    let dir = File::open(parent)?;
+    with(&Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name))
+}

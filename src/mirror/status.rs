@@ -1,0 +1,225 @@
+//! What is held and published, how fresh it is, and what went wrong last: one value for people and programs.
+use super::{
+    DataDir, Mirror, OpenError, Snapshot, epoch_s,
+    state::{DatabaseState, State},
+};
+use crate::cvd::Database;
+use cvdmirror_store::Store;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+/// The state of a mirror at one moment.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The data directory.
+    pub data_dir: String,
+    /// Whether a server answered; otherwise this was read from the files.
+    pub serving: bool,
+    /// Whether everything published is fresh.
+    pub fresh: bool,
+    /// Why not, in words; empty when it is.
+    pub stale_because: Vec<String>,
+    /// Each database that is mirrored.
+    pub databases: Vec<DatabaseStatus>,
+    /// What is wrong with the store, in words.
+    pub findings: Vec<String>,
+    /// Packs in the store.
+    pub packs: u64,
+    /// Their length together, bytes.
+    pub store_bytes: u64,
+}
+
+/// One database.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DatabaseStatus {
+    /// Which.
+    pub database: String,
+    /// The newest version a client can reach.
+    pub version: Option<u32>,
+    /// The newest full CVD.
+    pub cvd: Option<u32>,
+    /// The first and last CDIFF of the chain that ends at `version`.
+    pub chain: Option<(u32, u32)>,
+    /// Build time of the newest CVD, epoch seconds.
+    pub built_at_s: Option<u64>,
+    /// Versioned names that are served.
+    pub files: u64,
+    /// Their length together, bytes.
+    pub bytes: u64,
+    /// What the source last said is newest.
+    pub newest: Option<u32>,
+    /// When the source was last asked, epoch seconds.
+    pub checked_at_s: Option<u64>,
+    /// When what is published was last confirmed as the newest, epoch seconds.
+    pub confirmed_at_s: Option<u64>,
+    /// What went wrong at the last check.
+    pub last_error: Option<String>,
+}
+
+impl Mirror {
+    /// Says how the running mirror is.
+    pub fn status(&self, dir: &DataDir, max_age: Duration) -> Status {
+        let snapshot = self.published.load();
+        Status { serving: true, ..Status::of(dir, &snapshot, &self.remembered(), self.findings(), max_age) }
+    }
+}
+
+impl Status {
+    /// Reads the status from the files, beside nobody: nothing is written.
+    ///
+    /// # Errors
+    /// When the store or the state file cannot be read.
+    pub fn read(dir: &DataDir, databases: &[Database], max_age: Duration) -> Result<Self, OpenError> {
+        if !dir.store().exists() {
+            return Err(OpenError::Io { path: dir.store(), source: std::io::ErrorKind::NotFound.into() });
+        }
+        let state = State::open_read_only(&dir.state())?;
+        let scan = Store::scan(&dir.store())?;
+        let mut findings: Vec<String> = scan.findings.iter().map(ToString::to_string).collect();
+        let mut packs = Vec::new();
+        for pack in scan.packs {
+            let trusted = match &state {
+                Some(state) => state.trusted(pack.id())?.filter(|t| t.file_len == pack.file_len()),
+                None => None,
+            };
+            match trusted {
+                Some(trusted) => packs.push((trusted.rank, pack)),
+                None => findings.push(format!(
+                    "pack {} is verified at the next start, and until then not published",
+                    pack.id()
+                )),
+            }
+        }
+        packs.sort_by_key(|(rank, _)| *rank);
+        let packs = packs.into_iter().map(|(_, pack)| pack).collect();
+        let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), packs)?;
+        findings.extend(conflicts.iter().map(ToString::to_string));
+        let mut remembered = BTreeMap::new();
+        for database in databases {
+            let known = match &state {
+                Some(state) => state.database(database)?,
+                None => DatabaseState::default(),
+            };
+            remembered.insert(database.clone(), known);
+        }
+        let confirmed = |d: &Database| remembered.get(d).and_then(|s: &DatabaseState| s.confirmed_at_s);
+        let (snapshot, unreadable) = Snapshot::of(store.view(), confirmed);
+        findings.extend(unreadable);
+        Ok(Self::of(dir, &snapshot, &remembered, findings, max_age))
+    }
+
+    fn of(
+        dir: &DataDir,
+        snapshot: &Snapshot,
+        remembered: &BTreeMap<Database, DatabaseState>,
+        findings: Vec<String>,
+        max_age: Duration,
+    ) -> Self {
+        let stale_because = stale_because(snapshot, remembered, max_age);
+        let databases = remembered.iter().map(|(database, state)| {
+            let published = snapshot.databases.get(database);
+            let files = || snapshot.files.iter().filter(|(name, _)| name.database == *database);
+            DatabaseStatus {
+                database: database.to_string(),
+                version: published.map(|p| p.version),
+                cvd: published.map(|p| p.cvd),
+                chain: published.and_then(|p| p.chain),
+                built_at_s: published.map(|p| p.stime_s),
+                files: files().count() as u64,
+                bytes: files().map(|(_, record)| record.size).sum(),
+                newest: state.newest,
+                checked_at_s: state.checked_at_s,
+                confirmed_at_s: state.confirmed_at_s,
+                last_error: state.last_error.clone(),
+            }
+        });
+        Self {
+            data_dir: dir.root().display().to_string(),
+            serving: false,
+            fresh: stale_because.is_empty(),
+            stale_because,
+            databases: databases.collect(),
+            findings,
+            packs: snapshot.view.packs().len() as u64,
+            store_bytes: snapshot.view.packs().iter().map(|pack| pack.file_len()).sum(),
+        }
+    }
+}
+
+/// Why what is published is not fresh; empty when it is.
+pub fn stale_because(
+    snapshot: &Snapshot,
+    remembered: &BTreeMap<Database, DatabaseState>,
+    max_age: Duration,
+) -> Vec<String> {
+    let now_s = epoch_s();
+    let mut why = Vec::new();
+    for (database, state) in remembered {
+        let because = state.last_error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
+        match (snapshot.databases.get(database), state.confirmed_at_s) {
+            (None, _) => why.push(format!("{database}: nothing is held yet{because}")),
+            (Some(_), None) => why.push(format!("{database}: never confirmed by the source{because}")),
+            (Some(_), Some(at_s)) if now_s.saturating_sub(at_s) > max_age.as_secs() => why.push(format!(
+                "{database}: last confirmed by the source {} ago{because}",
+                ago(now_s.saturating_sub(at_s))
+            )),
+            _ => {}
+        }
+    }
+    why
+}
+
+/// A length of time as people say it.
+pub fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let now_s = epoch_s();
+        let since = |at_s: Option<u64>| {
+            at_s.map_or("never".to_owned(), |at_s| format!("{} ago", ago(now_s.saturating_sub(at_s))))
+        };
+        writeln!(f, "{}: {}", self.data_dir, if self.serving { "serving" } else { "no server is running" })?;
+        for d in &self.databases {
+            write!(f, "{}: ", d.database)?;
+            match (d.version, d.cvd) {
+                (Some(version), Some(cvd)) => {
+                    write!(f, "version {version} published")?;
+                    if cvd != version {
+                        write!(f, " (full CVD {cvd})")?;
+                    }
+                    if let Some((first, last)) = d.chain {
+                        write!(f, ", CDIFFs {first} to {last}")?;
+                    }
+                    writeln!(f, ", {} files, {} bytes", d.files, d.bytes)?;
+                }
+                _ => writeln!(f, "nothing published")?,
+            }
+            let newest = d.newest.map_or("nothing".into(), |v| v.to_string());
+            writeln!(
+                f,
+                "  built {}; the source said {newest}; asked {}; confirmed {}",
+                since(d.built_at_s),
+                since(d.checked_at_s),
+                since(d.confirmed_at_s)
+            )?;
+            if let Some(error) = &d.last_error {
+                writeln!(f, "  last error: {error}")?;
+            }
+        }
+        writeln!(f, "store: {} packs, {} bytes", self.packs, self.store_bytes)?;
+        for finding in &self.findings {
+            writeln!(f, "store: {finding}")?;
+        }
+        match self.fresh {
+            true => writeln!(f, "fresh"),
+            false => writeln!(f, "STALE: {}", self.stale_because.join("; ")),
+        }
+    }
+}

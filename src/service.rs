@@ -1,0 +1,176 @@
+//! The running mirror: a schedule of rounds beside the HTTP server and the control socket.
+use crate::{
+    config::{Config, SourceSpec},
+    control::Control,
+    http::{self, Freshness, Health, Limits, Metrics, Site},
+    mirror::{DataDir, Mirror, OpenError, Settings, Verifier, data_dir::Lock, status},
+    source::{
+        FetchLimits, Intake, Progress, Source, directory::DirectorySource, http::HttpSource, txt::TxtResolver,
+    },
+};
+use rand::Rng as _;
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::watch};
+
+/// How the mirror presents itself to its source: under its own name, never a borrowed one.
+pub const USER_AGENT: &str = concat!("cvdmirror/", env!("CARGO_PKG_VERSION"));
+/// The first pause after a round that failed; it doubles until it reaches the interval.
+const FIRST_RETRY: Duration = Duration::from_secs(30);
+
+/// Why a mirror cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The source.
+    #[error("source: {0}")]
+    Source(String),
+    /// An address.
+    #[error("cannot listen on {address}: {source}; free it, or give another --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The control socket.
+    #[error("control socket in {}: {source}", dir.display())]
+    Control {
+        /// The data directory.
+        dir: std::path::PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Opens the mirror that a configuration describes.
+///
+/// # Errors
+/// See [`StartError`].
+pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<Mirror, StartError> {
+    let dir = DataDir::new(&config.data_dir);
+    let limits = FetchLimits { stall: config.stall_timeout, ..FetchLimits::default() };
+    let intake = Intake { dir: dir.tmp(), limits, progress };
+    let source = match &config.source {
+        SourceSpec::Directory(path) => Source::Directory(DirectorySource::new(path.clone(), intake)),
+        SourceSpec::Http(url) => {
+            let txt = config.txt_record.as_ref().map(|name| TxtResolver::new(name, config.nameserver));
+            let source = HttpSource::new(url.clone(), txt, intake, USER_AGENT);
+            Source::Http(source.map_err(StartError::Source)?)
+        }
+    };
+    let settings = Settings {
+        databases: config.databases.clone(),
+        backfill: config.backfill,
+        source,
+        verifier: Verifier {
+            keys: config.trust_keys.clone(),
+            limits: crate::cvd::Limits::default(),
+            certs_dir: config.certs_dir.clone(),
+        },
+    };
+    Ok(Mirror::open(&dir, lock, settings)?)
+}
+
+/// A mirror with its addresses bound, ready to run.
+#[derive(Debug)]
+pub struct Service {
+    mirror: Arc<Mirror>,
+    dir: DataDir,
+    listeners: Vec<TcpListener>,
+    control: Control,
+    config: Config,
+}
+
+impl Service {
+    /// Binds every address.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn bind(config: Config, mirror: Mirror) -> Result<Self, StartError> {
+        let dir = DataDir::new(&config.data_dir);
+        let mut listeners = Vec::new();
+        for address in &config.listen {
+            let listener = TcpListener::bind(address).await;
+            listeners.push(listener.map_err(|source| StartError::Listen { address: *address, source })?);
+        }
+        let control = Control::bind(&dir)
+            .map_err(|source| StartError::Control { dir: config.data_dir.clone(), source })?;
+        Ok(Self { mirror: Arc::new(mirror), dir, listeners, control, config })
+    }
+
+    /// The addresses that are bound.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Runs until `shutdown`; downloads that run then may finish.
+    ///
+    /// # Errors
+    /// When the server cannot go on.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let Self { mirror, dir, listeners, control, config } = self;
+        let max_age = config.max_age;
+        let (stop, stopped) = watch::channel(false);
+        let until_stopped = |mut stopped: watch::Receiver<bool>| async move {
+            // An error means that the sender is gone, which is a stop as well.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let control =
+            tokio::spawn(control.serve(mirror.clone(), dir, max_age, until_stopped(stopped.clone())));
+        let rounds =
+            tokio::spawn(rounds(mirror.clone(), config.check_interval, until_stopped(stopped.clone())));
+        let judge = mirror.clone();
+        let site = Site {
+            published: mirror.published(),
+            aliases: config.aliases,
+            metrics: Arc::new(Metrics::default()),
+            health: Box::new(move |snapshot| {
+                let why = status::stale_because(snapshot, &judge.remembered(), max_age);
+                let freshness = match why.is_empty() {
+                    true => Freshness::Fresh,
+                    false => Freshness::Stale { why: why.join("; ") },
+                };
+                Health { freshness, databases: judge.findings() }
+            }),
+        };
+        let result = http::serve(listeners, Arc::new(site), Limits::default(), async {
+            shutdown.await;
+            // Rounds stop at once, downloads from us may finish.
+            let _ = stop.send(true);
+        })
+        .await;
+        // A round is dropped wherever it waits for the network; a pack being sealed is finished.
+        rounds.abort();
+        let _ = rounds.await;
+        let _ = control.await;
+        result
+    }
+}
+
+/// Does rounds at jittered intervals; after one that failed, sooner, and then less and less soon.
+async fn rounds(mirror: Arc<Mirror>, interval: Duration, stopped: impl Future<Output = ()>) {
+    let mut stopped = std::pin::pin!(stopped);
+    let mut retry = FIRST_RETRY.min(interval);
+    loop {
+        let round = tokio::select! {
+            () = &mut stopped => return,
+            round = mirror.round() => round,
+        };
+        let pause = if round.is_complete() {
+            retry = FIRST_RETRY.min(interval);
+            interval
+        } else {
+            let pause = retry;
+            retry = (retry * 2).min(interval);
+            pause
+        };
+        // A tenth either way, so that the mirrors of the world do not ask at the same second.
+        let pause = pause.mul_f64(rand::rng().random_range(0.9..1.1));
+        tokio::select! {
+            () = &mut stopped => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
