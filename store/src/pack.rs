@@ -1,6 +1,6 @@
 //! A sealed pack, open for reading.
 //!
-//! Guarantees: opening reads every name and object row, checks each and their number, and follows no symbolic link; a file
+//! Guarantees: opening reads the lists of names and objects, checks them and their number, and follows no symbolic link; a file
 //! that is foreign, cut short or altered is an error, not a panic. An open pack stays readable when its file is unlinked.
 //! Does not guarantee that the objects' bytes are whole: that is checked piece by piece when they are read
 //! ([`ObjectReader`]), or ahead of time by [`crate::check`].
@@ -8,12 +8,10 @@ use crate::{
     Error, ObjectId, ObjectReader,
     disk::{self, PackFile},
     reader::HotCache,
-    tables::{self, BadRow},
+    tables::{self, BadRow, Head, NameRow, ObjectRow},
     writer::{MAX_ROWS, bounded, check_name},
 };
-use redb::{
-    Builder, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-};
+use redb::{Builder, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase};
 use std::{
     fs::File,
     os::unix::fs::FileExt,
@@ -30,7 +28,7 @@ use std::{
 const READ_CACHE_BYTES: usize = 64 << 10;
 
 /// Most bytes of names and their records in one pack. They are held in memory.
-const MAX_NAME_BYTES: u64 = 64 << 20;
+const MAX_NAME_BYTES: usize = 64 << 20;
 
 /// A sealed pack's id: its file stem, e.g. `20261122T205800Z-3f2a91c04d5e6b77`.
 /// Ids sort by the time of sealing.
@@ -118,14 +116,11 @@ pub(crate) struct Inner {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<File>,
     file_len: u64,
-    sealed_at_s: u64,
-    stream_len: u64,
-    names: Vec<(Arc<str>, Arc<NameRecord>)>,
-    /// By id.
-    objects: Vec<(ObjectId, u64)>,
-    bytes: ReadOnlyTable<u64, &'static [u8]>,
-    object_rows: ReadOnlyTable<&'static [u8; 32], &'static [u8]>,
-    /// Keeps the tables readable.
+    head: Head,
+    names: Names,
+    objects: Objects,
+    table: Table,
+    /// Keeps the table readable.
     _db: ReadOnlyDatabase,
 }
 
@@ -143,11 +138,11 @@ impl Pack {
         let db = guarded(path, op, || {
             Ok(Builder::new().set_cache_size(READ_CACHE_BYTES).open_read_only_with_backend(backend)?)
         })?;
-        let (found, txn) = guarded(path, op, || {
-            let txn = db.begin_read()?;
-            let format = txn.open_table(tables::FORMAT_TABLE)?;
-            let found = format.get(tables::FORMAT_KEY)?.map(|v| v.value());
-            Ok((found, txn))
+        let (table, found) = guarded(path, op, || {
+            let table = db.begin_read()?.open_table(tables::TABLE)?;
+            let found = table.get(tables::FORMAT_KEY)?;
+            let found = found.and_then(|v| v.value().try_into().ok());
+            Ok((table, found.map(u64::from_le_bytes)))
         })?;
         match found {
             Some(tables::FORMAT) => {}
@@ -156,24 +151,14 @@ impl Pack {
             }
             None => return Err(Error::unusable(path, "it says no format version")),
         }
-        let (bytes, object_rows, name_rows, summary) = guarded(path, op, || {
-            let summary = txn.open_table(tables::SUMMARY)?;
-            let summary = summary.get(())?.map(|row| row.value().to_vec());
-            Ok((
-                txn.open_table(tables::BYTES)?,
-                txn.open_table(tables::OBJECTS)?,
-                txn.open_table(tables::NAMES)?,
-                summary,
-            ))
+        let head = guarded(path, op, || {
+            let row = table.get(tables::HEAD_KEY)?;
+            Ok(row.ok_or(BadRow).and_then(|row| tables::decode_head(row.value())))
         })?;
-        let summary = summary
-            .ok_or(BadRow)
-            .and_then(|row| tables::decode_summary(&row))
-            .map_err(|BadRow| Error::unusable(path, "its summary is damaged"))?;
-        bounded("objects in a pack", summary.objects, MAX_ROWS)?;
-        bounded("names in a pack", summary.names, MAX_ROWS)?;
-        let objects = read_objects(path, &object_rows, &summary)?;
-        let names = read_names(path, &name_rows, &summary)?;
+        let head = head.map_err(|BadRow| Error::unusable(path, "its head is damaged"))?;
+        bounded("objects in a pack", head.objects, MAX_ROWS)?;
+        bounded("names in a pack", head.names, MAX_ROWS)?;
+        let (objects, names) = (read_objects(path, &table, &head)?, read_names(path, &table, &head)?);
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         Ok(Self(Arc::new(Inner {
             id,
@@ -181,12 +166,10 @@ impl Pack {
             path: path.to_owned(),
             file,
             file_len,
-            sealed_at_s: summary.sealed_at_s,
-            stream_len: summary.stream_len,
+            head,
             names,
             objects,
-            bytes,
-            object_rows,
+            table,
             _db: db,
         })))
     }
@@ -208,12 +191,12 @@ impl Pack {
 
     /// Length of its objects in bytes, all together.
     pub fn data_len(&self) -> u64 {
-        self.0.stream_len
+        self.0.head.stream_len
     }
 
     /// When it was sealed, epoch seconds.
     pub fn sealed_at_s(&self) -> u64 {
-        self.0.sealed_at_s
+        self.0.head.sealed_at_s
     }
 
     /// The names it binds, in order.
@@ -223,7 +206,7 @@ impl Pack {
 
     /// The objects it holds, by id, with their length in bytes.
     pub fn objects(&self) -> impl ExactSizeIterator<Item = (ObjectId, u64)> {
-        self.0.objects.iter().copied()
+        self.0.objects.iter().map(|(id, row)| (*id, row.size))
     }
 
     /// Opens one of its objects; `None` if it has no such object.
@@ -237,18 +220,11 @@ impl Pack {
         cache: Option<Arc<HotCache>>,
     ) -> Result<Option<ObjectReader>, Error> {
         let inner = &*self.0;
-        if inner.objects.binary_search_by_key(id, |o| o.0).is_err() {
+        let Ok(place) = inner.objects.binary_search_by_key(id, |o| o.0) else {
             return Ok(None);
-        }
-        let row = guarded(&inner.path, "read", || {
-            let row = inner.object_rows.get(id.as_bytes())?;
-            Ok(row.map(|row| tables::decode_object(id, inner.stream_len, row.value())))
-        })?;
-        match row {
-            Some(Ok(row)) => Ok(Some(ObjectReader::new(self.clone(), *id, row, cache))),
-            // The row was right when the pack was opened.
-            Some(Err(BadRow)) | None => Err(Error::Rotten { pack: inner.id.clone(), object: *id, offset: 0 }),
-        }
+        };
+        let row = inner.objects[place].1.clone();
+        Ok(Some(ObjectReader::new(self.clone(), *id, row, cache)))
     }
 
     /// Re-hashes the file at reading speed and compares with the hash in its name: finds any changed byte.
@@ -271,8 +247,8 @@ impl Pack {
         &self.0.names
     }
 
-    pub(crate) fn bytes_table(&self) -> &ReadOnlyTable<u64, &'static [u8]> {
-        &self.0.bytes
+    pub(crate) fn table(&self) -> &Table {
+        &self.0.table
     }
 }
 
@@ -282,71 +258,65 @@ impl std::fmt::Debug for Pack {
     }
 }
 
-fn read_objects(
-    path: &Path,
-    table: &ReadOnlyTable<&'static [u8; 32], &'static [u8]>,
-    summary: &tables::Summary,
-) -> Result<Vec<(ObjectId, u64)>, Error> {
-    let damaged = || Error::unusable(path, "its table of objects is damaged");
-    let mut objects = Vec::new();
-    let rows = guarded(path, "read", || Ok((table.len()?, table.iter()?)))?;
-    let (count, mut rows) = rows;
-    if count != summary.objects {
-        return Err(damaged());
-    }
-    while let Some((id, row)) = guarded(path, "read", || {
-        Ok(rows.next().transpose()?.map(|(key, value)| {
-            let id = ObjectId::from_bytes(*key.value());
-            (id, tables::decode_object(&id, summary.stream_len, value.value()))
-        }))
-    })? {
-        let row = row.map_err(|BadRow| damaged())?;
-        if objects.last().is_some_and(|(last, _)| *last >= id) || objects.len() as u64 >= count {
-            return Err(damaged());
+type Table = ReadOnlyTable<tables::Key, &'static [u8]>;
+type Objects = Vec<(ObjectId, Arc<ObjectRow>)>;
+type Names = Vec<(Arc<str>, Arc<NameRecord>)>;
+
+fn read_objects(path: &Path, table: &Table, head: &Head) -> Result<Objects, Error> {
+    let mut objects = Objects::new();
+    let whole = read_blocks(path, table, tables::OBJECTS, |(id, row): (ObjectId, ObjectRow)| {
+        let ascends = objects.last().is_none_or(|(last, _)| *last < id);
+        if !ascends || !row.fits(head.stream_len) || objects.len() as u64 >= head.objects {
+            return Err(BadRow);
         }
-        objects.push((id, row.size));
-    }
-    if objects.len() as u64 != count {
-        return Err(damaged());
+        objects.push((id, row.into()));
+        Ok(())
+    })?;
+    if whole.is_err() || objects.len() as u64 != head.objects {
+        return Err(Error::unusable(path, "its list of objects is damaged"));
     }
     Ok(objects)
 }
 
-#[allow(clippy::type_complexity)]
-fn read_names(
-    path: &Path,
-    table: &ReadOnlyTable<&'static str, &'static [u8]>,
-    summary: &tables::Summary,
-) -> Result<Vec<(Arc<str>, Arc<NameRecord>)>, Error> {
-    let damaged = || Error::unusable(path, "its table of names is damaged");
-    let (count, mut rows) = guarded(path, "read", || Ok((table.len()?, table.iter()?)))?;
-    if count != summary.names {
-        return Err(damaged());
-    }
-    let mut names: Vec<(Arc<str>, Arc<NameRecord>)> = Vec::new();
+fn read_names(path: &Path, table: &Table, head: &Head) -> Result<Names, Error> {
+    let mut names = Names::new();
     let mut name_bytes = 0;
-    while let Some((name, record, bytes)) = guarded(path, "read", || {
-        Ok(rows.next().transpose()?.map(|(key, value)| {
-            let (name, row) = (key.value(), value.value());
-            let name: Arc<str> = name.into();
-            let record = tables::decode_name(&name, row);
-            let bytes = name.len() + row.len();
-            (name, record, bytes as u64)
-        }))
-    })? {
-        let record = record.map_err(|BadRow| damaged())?;
-        check_name(&name)?;
-        name_bytes += bytes;
-        bounded("bytes of names in a pack", name_bytes, MAX_NAME_BYTES)?;
-        if names.last().is_some_and(|(last, _)| *last >= name) || names.len() as u64 >= count {
-            return Err(damaged());
+    let whole = read_blocks(path, table, tables::NAMES, |(name, row): (String, NameRow)| {
+        let record = NameRecord::from(row);
+        name_bytes += name.len() + record.origin.len() + record.proof.len();
+        let ascends = names.last().is_none_or(|(last, _)| **last < *name);
+        let allowed = check_name(&name).is_ok() && name_bytes <= MAX_NAME_BYTES;
+        if !ascends || !allowed || names.len() as u64 >= head.names {
+            return Err(BadRow);
         }
-        names.push((name, record.into()));
-    }
-    if names.len() as u64 != count {
-        return Err(damaged());
+        names.push((name.into(), record.into()));
+        Ok(())
+    })?;
+    if whole.is_err() || names.len() as u64 != head.names {
+        return Err(Error::unusable(path, "its list of names is damaged"));
     }
     Ok(names)
+}
+
+/// Gives every entry of a section to `take`, until that refuses one.
+fn read_blocks<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    table: &Table,
+    section: u8,
+    mut take: impl FnMut(T) -> Result<(), BadRow>,
+) -> Result<Result<(), BadRow>, Error> {
+    guarded(path, "read", || {
+        for (expected, row) in table.range((section, 0)..=(section, u64::MAX))?.enumerate() {
+            let (key, block) = row?;
+            if key.value() != (section, expected as u64) {
+                return Ok(Err(BadRow));
+            }
+            if let Err(bad) = tables::decode_block(key.value(), block.value(), &mut take) {
+                return Ok(Err(bad));
+            }
+        }
+        Ok(Ok(()))
+    })
 }
 
 pub(crate) fn hash_file(

@@ -41,8 +41,8 @@ pub struct ObjectReader {
 }
 
 impl ObjectReader {
-    pub(crate) fn new(pack: Pack, id: ObjectId, row: ObjectRow, cache: Option<Arc<HotCache>>) -> Self {
-        Self { pack, id, row: Arc::new(row), cache }
+    pub(crate) fn new(pack: Pack, id: ObjectId, row: Arc<ObjectRow>, cache: Option<Arc<HotCache>>) -> Self {
+        Self { pack, id, row, cache }
     }
 
     /// The object.
@@ -121,12 +121,12 @@ impl ObjectReader {
 
     /// Reads `len` bytes of the pack's stream, all within one stripe. `None` if rows are missing.
     fn read_stream(&self, from: u64, len: u64) -> Result<Option<Bytes>, Error> {
-        let table = self.pack.bytes_table();
+        let table = self.pack.table();
         let mut key = tables::stripe_start(from);
         let mut out = Vec::new();
         let end = from + len;
         loop {
-            let row = guarded(self.pack.path(), "read", || Ok(table.get_owned(key)?))?;
+            let row = guarded(self.pack.path(), "read", || Ok(table.get_owned((tables::BYTES, key))?))?;
             let Some(row) = row.map(Row) else {
                 return Ok(None);
             };
@@ -172,7 +172,7 @@ struct Piece {
     len: u64,
 }
 
-/// A row of `bytes-0`, kept alive by whoever holds its bytes.
+/// A row of the byte stream, kept alive by whoever holds its bytes.
 struct Row(OwnedAccessGuard<&'static [u8]>);
 impl AsRef<[u8]> for Row {
     fn as_ref(&self) -> &[u8] {

@@ -1,20 +1,22 @@
-//! Every table of a pack, and the encoding of every row: the format, whole.
+//! The one redb table of a pack and the encoding of its rows: the format, whole.
 //!
-//! | table | key | value |
+//! Table `cvdmirror-store`, key `(section, number)`, value bytes:
+//!
+//! | section | number | value |
 //! |---|---|---|
-//! | `format` | `"version"` | u64: this and the table's types never change, so that any build can read any pack's version |
-//! | `summary-0` | `()` | [`Summary`] |
-//! | `bytes-0` | offset in the pack's byte stream | the bytes there, at most [`STRIPE`] |
-//! | `objects-0` | object id | [`ObjectRow`] |
-//! | `names-0` | name | [`NameRow`] |
+//! | 0 | 0 | format version, u64 little-endian: this never changes, so that any build can read any pack's version |
+//! | 0 | 1 | [`Head`] |
+//! | 1 | offset in the pack's byte stream | the bytes there |
+//! | 2 | 0, 1, … | a block of `(ObjectId, ObjectRow)`, ascending over all blocks |
+//! | 3 | 0, 1, … | a block of `(name, NameRecord)`, ascending over all blocks |
 //!
 //! The objects' bytes, one after the other, are one stream, cut into rows that fill redb's pages: a redb page is a power of two
-//! (4 KiB at least), so that an object in a row of its own could waste half the file. A full row is [`STRIPE`] bytes; what is
-//! left at the end is cut by [`tail_row_len`] into rows that halve. An object's *piece* is its share of one stripe of the
-//! stream; pieces are what is hashed, verified, cached and handed out.
+//! (4 KiB at least), so that an object in a row of its own could waste half the file. Likewise a table of its own costs a
+//! page, and rows of names leave pages half empty: hence one table, and blocks.
+//! An object's *piece* is its share of one [`STRIPE`] of the stream; pieces are what is hashed, verified, cached and handed out.
 //!
-//! Rows (serde + bincode 2, standard configuration) end with a check over table, key and value, so that a changed bit in a
-//! row is found where it is read, and never leads to other content.
+//! Sections 0, 2 and 3 are serde + bincode 2 (standard configuration), and end with a check over key and value, so that a
+//! changed bit is found where it is read and never leads to other content. Section 1 is checked by the pieces' hashes.
 use crate::{NameRecord, ObjectId};
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -22,25 +24,30 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// The format this build writes, and the newest it reads.
 pub(crate) const FORMAT: u64 = 0;
 
-pub(crate) const FORMAT_TABLE: TableDefinition<'_, &str, u64> = TableDefinition::new("format");
-pub(crate) const FORMAT_KEY: &str = "version";
-pub(crate) const SUMMARY: TableDefinition<'_, (), &[u8]> = TableDefinition::new("summary-0");
-pub(crate) const BYTES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bytes-0");
-pub(crate) const OBJECTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("objects-0");
-pub(crate) const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names-0");
+/// Section and number.
+pub(crate) type Key = (u8, u64);
+pub(crate) const TABLE: TableDefinition<'_, Key, &[u8]> = TableDefinition::new("cvdmirror-store");
+pub(crate) const FORMAT_KEY: Key = (0, 0);
+pub(crate) const HEAD_KEY: Key = (0, 1);
+pub(crate) const BYTES: u8 = 1;
+pub(crate) const OBJECTS: u8 = 2;
+pub(crate) const NAMES: u8 = 3;
 
-/// What redb adds to a row of `bytes-0` in its page (16 bytes in redb 4.6), with room to spare.
-const PAGE_OVERHEAD: u64 = 64;
+/// What redb adds to a lone row in its page (17 bytes in redb 4.6, whose file format is fixed), with room to spare.
+const PAGE_OVERHEAD: u64 = 32;
+/// Pages of full rows: smaller ones cost more calls a byte, larger ones make a small range read and verify more than it needs.
+const FULL_PAGE: u64 = 256 << 10;
+const SMALLEST_PAGE: u64 = 4 << 10;
 
-/// Length of a full row of `bytes-0`: just under a page of 256 KiB.
-/// Larger rows make a small range read and verify more than it needs; smaller ones cost more calls a byte.
-pub(crate) const STRIPE: u64 = 256 * 1024 - PAGE_OVERHEAD;
+/// The stream is cut at every multiple of this: just under a page of 256 KiB. Part of the format.
+pub(crate) const STRIPE: u64 = FULL_PAGE - PAGE_OVERHEAD;
 
-/// Length of the next row when `left` bytes (fewer than [`STRIPE`]) remain of the stream: the largest that fills a page.
-/// Less than one page of 4 KiB is wasted in all.
-pub(crate) fn tail_row_len(left: u64) -> u64 {
-    let mut page = 256 * 1024;
-    while page > 4096 && page - PAGE_OVERHEAD > left {
+/// Length of the row at stream offset `at`, when `left` bytes remain of its stripe. A whole stripe is one row, but the first
+/// stripe and the last are cut into rows that halve: the last so that it fills pages (less than 4 KiB is wasted), the
+/// first so that there are small pages to fill the gaps beside redb's own.
+pub(crate) fn row_len(at: u64, left: u64) -> u64 {
+    let mut page = if at < STRIPE { FULL_PAGE / 2 } else { FULL_PAGE };
+    while page > SMALLEST_PAGE && page - PAGE_OVERHEAD > left {
         page /= 2;
     }
     left.min(page - PAGE_OVERHEAD)
@@ -51,9 +58,9 @@ pub(crate) fn stripe_start(at: u64) -> u64 {
     at - at % STRIPE
 }
 
-/// The one row of `summary-0`. Its counts make a table that lost rows an error.
-#[derive(Serialize, Deserialize, Debug)]
-pub(crate) struct Summary {
+/// What a pack must have: counts make one that lost rows an error.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug)]
+pub(crate) struct Head {
     pub(crate) sealed_at_s: u64,
     pub(crate) stream_len: u64,
     pub(crate) objects: u64,
@@ -61,7 +68,7 @@ pub(crate) struct Summary {
 }
 
 /// Where an object lies in the stream.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Clone, Debug)]
 pub(crate) struct ObjectRow {
     pub(crate) start: u64,
     pub(crate) size: u64,
@@ -69,10 +76,25 @@ pub(crate) struct ObjectRow {
     pub(crate) pieces: Vec<[u8; 32]>,
 }
 
-/// A [`NameRecord`] as stored.
+impl ObjectRow {
+    /// Says whether the object lies within the stream and has a hash for every piece.
+    pub(crate) fn fits(&self, stream_len: u64) -> bool {
+        let Some(end) = self.start.checked_add(self.size) else {
+            return false;
+        };
+        let pieces = match self.size {
+            0 => 0,
+            _ => (end - 1) / STRIPE - self.start / STRIPE + 1,
+        };
+        let hashes = if pieces == 1 { 0 } else { pieces };
+        end <= stream_len && hashes == self.pieces.len() as u64
+    }
+}
+
+/// A [`NameRecord`] as stored: the public one may change, this one not.
 #[derive(Serialize, Deserialize)]
-struct NameRow {
-    object: [u8; 32],
+pub(crate) struct NameRow {
+    object: ObjectId,
     size: u64,
     modified_s: Option<u64>,
     stored_at_s: u64,
@@ -80,101 +102,120 @@ struct NameRow {
     proof: String,
 }
 
-const CHECK_LEN: usize = 16;
+impl From<&NameRecord> for NameRow {
+    fn from(record: &NameRecord) -> Self {
+        Self {
+            object: record.object,
+            size: record.size,
+            modified_s: record.modified_s,
+            stored_at_s: record.stored_at_s,
+            origin: record.origin.clone(),
+            proof: record.proof.clone(),
+        }
+    }
+}
 
-/// Why a row cannot be read.
+impl From<NameRow> for NameRecord {
+    fn from(row: NameRow) -> Self {
+        Self {
+            object: row.object,
+            size: row.size,
+            modified_s: row.modified_s,
+            stored_at_s: row.stored_at_s,
+            origin: row.origin,
+            proof: row.proof,
+        }
+    }
+}
+
+/// A row that is altered, cut or not of this format.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadRow;
 
-fn check(table: &str, key: &[u8], value: &[u8]) -> [u8; CHECK_LEN] {
+const CHECK_LEN: usize = 16;
+/// A block is closed before it outgrows the smallest page.
+const BLOCK_LEN: usize = (SMALLEST_PAGE - PAGE_OVERHEAD) as usize - CHECK_LEN;
+
+fn check((section, number): Key, value: &[u8]) -> [u8; CHECK_LEN] {
     let mut hasher = blake3::Hasher::new();
-    for part in [table.as_bytes(), key] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
+    hasher.update(&[section]);
+    hasher.update(&number.to_le_bytes());
     hasher.update(value);
     let mut out = [0; CHECK_LEN];
     out.copy_from_slice(&hasher.finalize().as_bytes()[..CHECK_LEN]);
     out
 }
 
-fn encode(table: &str, key: &[u8], row: &impl Serialize) -> Vec<u8> {
-    // Writing these plain structs to memory cannot fail; were it to, the row without a check would be refused when read.
-    let mut bytes = bincode::serde::encode_to_vec(row, bincode::config::standard()).unwrap_or_default();
-    let check = check(table, key, &bytes);
-    bytes.extend_from_slice(&check);
-    bytes
-}
-
-fn decode<T: DeserializeOwned>(table: &str, key: &[u8], bytes: &[u8]) -> Result<T, BadRow> {
-    let (value, stored) = bytes.split_last_chunk::<CHECK_LEN>().ok_or(BadRow)?;
-    if check(table, key, value) != *stored {
-        return Err(BadRow);
-    }
-    // The limit bounds what a length prefix in a hostile row can make us allocate.
-    let config = bincode::config::standard().with_limit::<{ 64 << 20 }>();
-    match bincode::serde::decode_from_slice(value, config) {
-        Ok((row, used)) if used == value.len() => Ok(row),
+fn checked(key: Key, bytes: &[u8]) -> Result<&[u8], BadRow> {
+    match bytes.split_last_chunk() {
+        Some((value, stored)) if check(key, value) == *stored => Ok(value),
         _ => Err(BadRow),
     }
 }
 
-pub(crate) fn encode_summary(row: &Summary) -> Vec<u8> {
-    encode("summary-0", &[], row)
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    // Writing these plain structs to memory cannot fail; were it to, an empty row would be refused when read.
+    bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap_or_default()
 }
 
-pub(crate) fn decode_summary(bytes: &[u8]) -> Result<Summary, BadRow> {
-    decode("summary-0", &[], bytes)
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), BadRow> {
+    // The limit bounds what a length prefix in a hostile row can make us allocate.
+    let config = bincode::config::standard().with_limit::<{ 32 << 20 }>();
+    bincode::serde::decode_from_slice(bytes, config).map_err(|_| BadRow)
 }
 
-pub(crate) fn encode_object(id: &ObjectId, row: &ObjectRow) -> Vec<u8> {
-    encode("objects-0", id.as_bytes(), row)
+pub(crate) fn encode_head(head: &Head) -> Vec<u8> {
+    let mut bytes = encode(head);
+    bytes.extend_from_slice(&check(HEAD_KEY, &bytes));
+    bytes
 }
 
-/// Decodes the row of `id`, and makes sure that it lies within the stream and has a hash for every piece.
-pub(crate) fn decode_object(id: &ObjectId, stream_len: u64, bytes: &[u8]) -> Result<ObjectRow, BadRow> {
-    let row: ObjectRow = decode("objects-0", id.as_bytes(), bytes)?;
-    let end = row.start.checked_add(row.size).ok_or(BadRow)?;
-    let hashes = match piece_count(row.start, row.size) {
-        0 | 1 => 0,
-        n => n,
+pub(crate) fn decode_head(bytes: &[u8]) -> Result<Head, BadRow> {
+    decode(checked(HEAD_KEY, bytes)?).map(|(head, _)| head)
+}
+
+/// Puts entries into blocks, one after the other, and gives each full block to `write`.
+pub(crate) fn encode_blocks<E>(
+    section: u8,
+    entries: impl Iterator<Item = impl Serialize>,
+    mut write: impl FnMut(Key, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut block = Vec::new();
+    let mut number = 0;
+    let mut close = |block: &mut Vec<u8>| {
+        let key = (section, number);
+        number += 1;
+        block.extend_from_slice(&check(key, block));
+        let result = write(key, block);
+        block.clear();
+        result
     };
-    if end > stream_len || hashes != row.pieces.len() as u64 {
-        return Err(BadRow);
+    for entry in entries {
+        let entry = encode(&entry);
+        if !block.is_empty() && block.len() + entry.len() > BLOCK_LEN {
+            close(&mut block)?;
+        }
+        block.extend_from_slice(&entry);
     }
-    Ok(row)
-}
-
-/// How many stripes the `size` bytes from `start` touch.
-pub(crate) fn piece_count(start: u64, size: u64) -> u64 {
-    match size {
-        0 => 0,
-        _ => (start + size - 1) / STRIPE - start / STRIPE + 1,
+    if !block.is_empty() {
+        close(&mut block)?;
     }
+    Ok(())
 }
 
-pub(crate) fn encode_name(name: &str, record: &NameRecord) -> Vec<u8> {
-    let row = NameRow {
-        object: *record.object.as_bytes(),
-        size: record.size,
-        modified_s: record.modified_s,
-        stored_at_s: record.stored_at_s,
-        origin: record.origin.clone(),
-        proof: record.proof.clone(),
-    };
-    encode("names-0", name.as_bytes(), &row)
-}
-
-pub(crate) fn decode_name(name: &str, bytes: &[u8]) -> Result<NameRecord, BadRow> {
-    let row: NameRow = decode("names-0", name.as_bytes(), bytes)?;
-    Ok(NameRecord {
-        object: ObjectId::from_bytes(row.object),
-        size: row.size,
-        modified_s: row.modified_s,
-        stored_at_s: row.stored_at_s,
-        origin: row.origin,
-        proof: row.proof,
-    })
+/// Takes the entries of a block.
+pub(crate) fn decode_block<T: DeserializeOwned>(
+    key: Key,
+    bytes: &[u8],
+    mut take: impl FnMut(T) -> Result<(), BadRow>,
+) -> Result<(), BadRow> {
+    let mut rest = checked(key, bytes)?;
+    while !rest.is_empty() {
+        let (entry, used) = decode(rest)?;
+        take(entry)?;
+        rest = rest.get(used.max(1)..).ok_or(BadRow)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -183,30 +224,66 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tail_rows_waste_less_than_a_page() {
-        for left in [1, 4031, 4032, 4033, 8127, 100_000, 131_008, 200_000, STRIPE - 1] {
-            let (mut rest, mut pages) = (left, 0);
-            while rest > 0 {
-                let row = tail_row_len(rest);
-                pages += (row + 16).next_power_of_two().max(4096);
-                rest -= row;
+    fn rows_that_halve_waste_less_than_a_page() {
+        let last = |page: u64| page - PAGE_OVERHEAD;
+        for left in [1, last(4096), last(4096) + 1, 8127, 100_000, last(1 << 17), 200_000, STRIPE - 1] {
+            for start in [0, STRIPE] {
+                let (mut at, mut pages) = (start, 0);
+                while at < start + left {
+                    let row = row_len(at, start + left - at);
+                    assert!((1..=left).contains(&row));
+                    pages += (row + 17).next_power_of_two().max(4096);
+                    at += row;
+                }
+                assert!(pages < left + 8192, "{left} bytes take {pages}");
             }
-            assert!(pages < left + 8192, "{left} bytes take {pages}");
+        }
+        assert_eq!(row_len(STRIPE, STRIPE), STRIPE);
+    }
+
+    #[test]
+    fn a_block_is_bound_to_its_key_and_every_bit_of_it() {
+        let entries: Vec<_> = (0..300u64)
+            .map(|i| (ObjectId::of(&i.to_le_bytes()), ObjectRow { start: i, size: 7, pieces: Vec::new() }))
+            .collect();
+        let mut blocks = Vec::new();
+        let write = |key, bytes: &[u8]| -> Result<(), BadRow> {
+            assert!(bytes.len() <= 4096 - PAGE_OVERHEAD as usize);
+            blocks.push((key, bytes.to_vec()));
+            Ok(())
+        };
+        encode_blocks(OBJECTS, entries.iter(), write).unwrap();
+        assert!(blocks.len() > 2);
+        let mut found = Vec::new();
+        for (key, block) in &blocks {
+            decode_block(*key, block, |entry: (ObjectId, ObjectRow)| {
+                found.push(entry.0);
+                Ok(())
+            })
+            .unwrap();
+        }
+        assert!(found.iter().eq(entries.iter().map(|e| &e.0)));
+
+        let (key, block) = &blocks[0];
+        let ignore = |_: (ObjectId, ObjectRow)| Ok(());
+        assert_eq!(decode_block((OBJECTS, key.1 + 1), block, ignore), Err(BadRow));
+        assert_eq!(decode_block((NAMES, key.1), block, ignore), Err(BadRow));
+        for bit in 0..block.len() * 8 {
+            let mut flipped = block.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_block(*key, &flipped, ignore), Err(BadRow), "bit {bit}");
         }
     }
 
     #[test]
-    fn a_row_is_bound_to_its_key_and_every_bit_of_it() {
-        let row = ObjectRow { start: 5, size: 7, pieces: Vec::new() };
-        let id = ObjectId::of(b"x");
-        let bytes = encode_object(&id, &row);
-        assert_eq!(decode_object(&id, 12, &bytes).unwrap().size, 7);
-        assert_eq!(decode_object(&id, 11, &bytes).unwrap_err(), BadRow);
-        assert!(decode_object(&ObjectId::of(b"y"), 12, &bytes).is_err());
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode_object(&id, 12, &flipped).is_err(), "bit {bit}");
-        }
+    fn an_object_beyond_the_stream_or_short_of_hashes_does_not_fit() {
+        let row = |start, size, pieces| ObjectRow { start, size, pieces: vec![[0; 32]; pieces] };
+        assert!(row(0, 0, 0).fits(0));
+        assert!(row(5, 7, 0).fits(12));
+        assert!(!row(5, 7, 0).fits(11));
+        assert!(!row(u64::MAX, 7, 0).fits(u64::MAX));
+        assert!(row(STRIPE - 1, 2, 2).fits(STRIPE + 1));
+        assert!(!row(STRIPE - 1, 2, 0).fits(STRIPE + 1));
+        assert!(!row(0, 1, 1).fits(1));
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     Error, NameRecord, ObjectId, PackId,
     disk::{self, PackFile},
     pack::guarded,
-    tables::{self, STRIPE},
+    tables::{self, NameRow, ObjectRow, STRIPE},
     view::View,
 };
 use redb::{Database, ReadableTable, WriteTransaction};
@@ -42,8 +42,10 @@ pub struct PackWriter {
     open: Option<(WriteTransaction, Database)>,
     /// The stripe being filled; its first byte is at `stripe_start(stream_len)`.
     stripe: Vec<u8>,
+    /// The first stripe, once it is full: its small rows are written last, into the gaps between large pages.
+    first: Option<Vec<u8>>,
     stream_len: u64,
-    objects: BTreeMap<ObjectId, u64>,
+    objects: BTreeMap<ObjectId, ObjectRow>,
     names: BTreeMap<String, NameRecord>,
 }
 
@@ -72,6 +74,7 @@ impl PackWriter {
             file: PackFile { file, path },
             open: None,
             stripe: Vec::with_capacity(STRIPE as usize),
+            first: None,
             stream_len: 0,
             objects: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -80,10 +83,7 @@ impl PackWriter {
         writer.open = Some(guarded(&writer.file.path, "start", || {
             let db = Database::builder().set_cache_size(WRITE_CACHE_BYTES).create_with_backend(backend)?;
             let txn = db.begin_write()?;
-            txn.open_table(tables::FORMAT_TABLE)?.insert(tables::FORMAT_KEY, tables::FORMAT)?;
-            txn.open_table(tables::BYTES)?;
-            txn.open_table(tables::OBJECTS)?;
-            txn.open_table(tables::NAMES)?;
+
             Ok((txn, db))
         })?);
         Ok(writer)
@@ -118,13 +118,8 @@ impl PackWriter {
         let result = self.append(id, len, bytes);
         match result {
             Ok(pieces) => {
-                let row = tables::ObjectRow { start, size: len, pieces };
-                let row = tables::encode_object(&id, &row);
-                self.write(|txn| {
-                    txn.open_table(tables::OBJECTS)?.insert(id.as_bytes(), row.as_slice())?;
-                    Ok(())
-                })?;
-                self.objects.insert(id, len);
+                let row = ObjectRow { start, size: len, pieces };
+                self.objects.insert(id, row);
                 Ok(())
             }
             Err(error) => {
@@ -182,7 +177,15 @@ impl PackWriter {
                 pieces.push(*blake3::hash(piece).as_bytes());
             }
             if self.stripe.len() as u64 == STRIPE {
-                self.flush_rows()?;
+                let at = tables::stripe_start(self.stream_len - 1);
+                let full = std::mem::take(&mut self.stripe);
+                if at == 0 {
+                    self.first = Some(full);
+                } else {
+                    self.write_rows(at, &full)?;
+                    self.stripe = full;
+                    self.stripe.clear();
+                }
             }
         }
         let mut beyond = [0];
@@ -196,24 +199,19 @@ impl PackWriter {
         Ok(pieces)
     }
 
-    /// Writes the stripe being filled as rows: one if it is full, rows that halve if it is the last.
-    fn flush_rows(&mut self) -> Result<(), Error> {
-        let mut key = tables::stripe_start(self.stream_len.saturating_sub(1));
-        let stripe = std::mem::take(&mut self.stripe);
+    /// Writes a stripe, or what there is of it.
+    fn write_rows(&mut self, mut at: u64, stripe: &[u8]) -> Result<(), Error> {
         self.write(|txn| {
-            let mut table = txn.open_table(tables::BYTES)?;
-            let mut rest = stripe.as_slice();
+            let mut table = txn.open_table(tables::TABLE)?;
+            let mut rest = stripe;
             while !rest.is_empty() {
-                let (row, after) = rest.split_at(tables::tail_row_len(rest.len() as u64) as usize);
-                table.insert(key, row)?;
-                key += row.len() as u64;
+                let (row, after) = rest.split_at(tables::row_len(at, rest.len() as u64) as usize);
+                table.insert((tables::BYTES, at), row)?;
+                at += row.len() as u64;
                 rest = after;
             }
             Ok(())
-        })?;
-        self.stripe = stripe;
-        self.stripe.clear();
-        Ok(())
+        })
     }
 
     /// Takes the stream back to `start`, from where a refused object was appended.
@@ -221,13 +219,17 @@ impl PackWriter {
         let stripe_at = tables::stripe_start(start);
         let keep = (start - stripe_at) as usize;
         let mut stripe = std::mem::take(&mut self.stripe);
+        if stripe_at == 0 {
+            stripe = self.first.take().unwrap_or(stripe);
+        }
         self.write(|txn| {
-            let mut table = txn.open_table(tables::BYTES)?;
-            if let Some(row) = table.get(stripe_at)? {
+            let mut table = txn.open_table(tables::TABLE)?;
+            if let Some(row) = table.get((tables::BYTES, stripe_at))? {
                 stripe.clear();
                 stripe.extend_from_slice(row.value().get(..keep).unwrap_or_default());
             }
-            while table.last()?.is_some_and(|(key, _)| key.value() >= stripe_at) {
+            // Until it is sealed the table has rows of the stream alone.
+            while table.last()?.is_some_and(|(key, _)| key.value().1 >= stripe_at) {
                 table.pop_last()?;
             }
             Ok(())
@@ -251,20 +253,25 @@ impl PackWriter {
                 .ok_or_else(|| Error::ObjectMissing { name: name.clone(), object: record.object })?;
             same_size(record.object, held, record.size)?;
         }
-        self.flush_rows()?;
+        let (first, last) = (self.first.take(), std::mem::take(&mut self.stripe));
+        self.write_rows(0, &first.unwrap_or_default())?;
+        self.write_rows(tables::stripe_start(self.stream_len), &last)?;
+        let objects = std::mem::take(&mut self.objects);
         let names = std::mem::take(&mut self.names);
-        let summary = tables::encode_summary(&tables::Summary {
+        let head = tables::encode_head(&tables::Head {
             sealed_at_s: now_s,
             stream_len: self.stream_len,
-            objects: self.objects.len() as u64,
+            objects: objects.len() as u64,
             names: names.len() as u64,
         });
         self.write(|txn| {
-            let mut table = txn.open_table(tables::NAMES)?;
-            for (name, record) in &names {
-                table.insert(name.as_str(), tables::encode_name(name, record).as_slice())?;
-            }
-            txn.open_table(tables::SUMMARY)?.insert((), summary.as_slice())?;
+            let mut table = txn.open_table(tables::TABLE)?;
+            table.insert(tables::FORMAT_KEY, &tables::FORMAT.to_le_bytes()[..])?;
+            table.insert(tables::HEAD_KEY, head.as_slice())?;
+            let mut write = |key, block: &[u8]| table.insert(key, block).map(drop);
+            tables::encode_blocks(tables::OBJECTS, objects.iter(), &mut write)?;
+            let names = names.iter().map(|(name, record)| (name, NameRow::from(record)));
+            tables::encode_blocks(tables::NAMES, names, &mut write)?;
             Ok(())
         })?;
         let path = self.file.path.clone();
@@ -292,7 +299,10 @@ impl PackWriter {
     }
 
     fn size_of(&self, id: &ObjectId) -> Option<u64> {
-        self.objects.get(id).copied().or_else(|| self.held.as_ref().and_then(|view| view.size_of(id)))
+        self.objects
+            .get(id)
+            .map(|row| row.size)
+            .or_else(|| self.held.as_ref().and_then(|view| view.size_of(id)))
     }
 
     fn alive(&self) -> Result<(), Error> {
