@@ -4,12 +4,9 @@ use cvdmirror::cvd::{
     Cdiff, Database, FileName, Limits, SignFile, TrustKeys, VerifyError, header::HeaderError, verify_cdiff,
     verify_cvd, verify_cvd_any,
 };
-use std::path::PathBuf;
+mod support;
+use support::talos;
 
-fn talos(name: &str) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/testdata/talos").join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
 fn name(text: &str) -> FileName {
     text.parse().unwrap()
 }

@@ -1,11 +1,14 @@
 //! ClamAV's formats, pure: bytes in, facts or bytes out; no async, no network, nothing of ours below it.
+pub mod apply;
 pub mod body_writer;
 pub mod cdiff;
 pub mod container;
+pub mod draft;
 pub mod header;
 pub mod info;
 pub mod limits;
 pub mod name;
+pub mod rebuild;
 pub mod script;
 pub mod sign_file;
 pub mod signature;
@@ -17,6 +20,7 @@ pub use cdiff::{Cdiff, Patch};
 pub use header::{HEADER_BYTES, Header};
 pub use limits::Limits;
 pub use name::{Database, FileKind, FileName, NameError};
+pub use rebuild::{Rebuild, RebuildError};
 pub use sign_file::SignFile;
 pub use signature::{PublicKey, TrustKeys};
 pub use txt_record::{CurrentRecord, DatabaseRecord};

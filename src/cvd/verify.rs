@@ -258,16 +258,31 @@ fn verify_body(
     if bytes > limits.max_cvd_bytes {
         return Err(VerifyError::TooLarge(limits.max_cvd_bytes));
     }
-    if outer == Outer::Signed {
-        let md5: [u8; 16] = md5.finalize().into();
-        if header.md5.ok_or(VerifyError::NoMd5)? != md5 {
-            return Err(VerifyError::Md5);
-        }
-        let dsig = header.dsig.as_deref().ok_or(VerifyError::NoSignature)?;
-        keys.legacy.verify_legacy(&md5, dsig).map_err(VerifyError::Signature)?;
-    }
-    let content = content?;
+    let md5 = (outer == Outer::Signed).then(|| md5.finalize().into());
+    check_signature(&header, md5, keys)?;
+    judge(database, header, md5, content?, bytes, keys)
+}
 
+/// Checks the header's MD5 and legacy signature against the body's MD5; a CLD has neither.
+fn check_signature(header: &Header, md5: Option<[u8; 16]>, keys: &TrustKeys) -> Result<(), VerifyError> {
+    let Some(md5) = md5 else { return Ok(()) };
+    if header.md5.ok_or(VerifyError::NoMd5)? != md5 {
+        return Err(VerifyError::Md5);
+    }
+    let dsig = header.dsig.as_deref().ok_or(VerifyError::NoSignature)?;
+    keys.legacy.verify_legacy(&md5, dsig).map_err(VerifyError::Signature)
+}
+
+/// Checks everything there is to check about a CVD that was read whole; `md5` is none for a CLD.
+pub(super) fn judge(
+    database: &Database,
+    header: Header,
+    md5: Option<[u8; 16]>,
+    content: Content,
+    bytes: u64,
+    keys: &TrustKeys,
+) -> Result<Verified<Cvd>, VerifyError> {
+    check_signature(&header, md5, keys)?;
     let found: Database = content
         .info_name
         .strip_suffix(".info")
@@ -277,17 +292,29 @@ fn verify_body(
         return Err(VerifyError::Database { expected: database.clone(), found });
     }
     let info = Info::parse(&content.info)?;
-    info.verify(&keys.info).map_err(VerifyError::InfoSignature)?;
-    compare(&header, &info, &content)?;
+    check_list(&header, &info, keys)?;
+    check_members(&info, &content)?;
     Ok(Verified(Cvd { database: found, header, form: content.form, members: content.members, bytes }))
 }
 
+/// Checks the signature of `.info`, and that it was made for this header.
+///
+/// ClamAV compares four of the header's fields; the others are under no signature but through this comparison.
+pub(super) fn check_list(header: &Header, info: &Info, keys: &TrustKeys) -> Result<(), VerifyError> {
+    info.verify(&keys.info).map_err(VerifyError::InfoSignature)?;
+    if header.unsigned() != info.header {
+        let (header, info) = (header.unsigned().to_string(), info.header.to_string());
+        return Err(VerifyError::HeaderDiffers { header, info });
+    }
+    Ok(())
+}
+
 /// What one pass over a body brings.
-struct Content {
-    form: Form,
-    members: Vec<Member>,
-    info_name: String,
-    info: Vec<u8>,
+pub(super) struct Content {
+    pub(super) form: Form,
+    pub(super) members: Vec<Member>,
+    pub(super) info_name: String,
+    pub(super) info: Vec<u8>,
 }
 
 fn scan(reader: impl Read, limits: &Limits) -> Result<Content, VerifyError> {
@@ -321,13 +348,8 @@ fn scan(reader: impl Read, limits: &Limits) -> Result<Content, VerifyError> {
     Ok(Content { form: source.form(), members, info_name, info })
 }
 
-/// Compares header, list and members, in both directions.
-fn compare(header: &Header, info: &Info, content: &Content) -> Result<(), VerifyError> {
-    // ClamAV compares four of the fields; the others are under no signature but through this comparison.
-    if header.unsigned() != info.header {
-        let (header, info) = (header.unsigned().to_string(), info.header.to_string());
-        return Err(VerifyError::HeaderDiffers { header, info });
-    }
+/// Compares list and members, in both directions.
+fn check_members(info: &Info, content: &Content) -> Result<(), VerifyError> {
     let is_exempt = |name: &str| name == "COPYING" || name == content.info_name;
     for member in &content.members {
         match info.members.iter().find(|listed| listed.name == member.name) {

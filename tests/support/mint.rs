@@ -176,6 +176,12 @@ impl Lineage {
         self.pack(Header::parse_line(&list[0]).unwrap(), list)
     }
 
+    /// A validly signed header for the last version's members in a body that zlib would pack otherwise.
+    pub fn repacked_header(&self) -> Vec<u8> {
+        let header = Header::parse_line(&self.info[0]).unwrap();
+        seal(header, b"other bytes".to_vec(), self.keys)[..HEADER_BYTES].to_vec()
+    }
+
     fn pack(&self, header: Header, list: &[String]) -> Vec<u8> {
         let mut body = BodyWriter::new(Vec::new()).unwrap();
         let mut member = |name: &str, content: &str| {

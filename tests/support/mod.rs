@@ -17,3 +17,9 @@ pub fn peer(program: &str) -> Option<PathBuf> {
     }
     found
 }
+
+/// A file of the Talos-signed database `test`.
+pub fn talos(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/testdata/talos").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
