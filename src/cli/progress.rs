@@ -46,8 +46,8 @@ struct Lines;
 impl Progress for Lines {
     fn begin(&self, what: &str, total: Option<u64>) {
         match total {
-            Some(total) => eprintln!("fetching {what} ({total} bytes)"),
-            None => eprintln!("fetching {what}"),
+            Some(total) => eprintln!("{what} ({total} bytes)"),
+            None => eprintln!("{what}"),
         }
     }
 

@@ -9,18 +9,18 @@ use std::path::Path;
 
 /// What stands in the store directory, judged.
 #[derive(Debug)]
-pub struct Judged {
+pub(super) struct Judged {
     /// Packs that may be published, the longest trusted first.
-    pub trusted: Vec<Pack>,
+    pub(super) trusted: Vec<Pack>,
     /// What is not published, and why.
-    pub findings: Vec<String>,
+    pub(super) findings: Vec<String>,
 }
 
 /// Judges every file of the store directory.
 ///
 /// # Errors
 /// When the directory cannot be read, or a pack is of a newer format.
-pub fn judge(store_dir: &Path, state: &State, verifier: &Verifier) -> Result<Judged, OpenError> {
+pub(super) fn judge(store_dir: &Path, state: &State, verifier: &Verifier) -> Result<Judged, OpenError> {
     let scan = Store::scan(store_dir)?;
     let mut findings: Vec<String> = scan.findings.iter().map(ToString::to_string).collect();
     let mut ranked = Vec::new();

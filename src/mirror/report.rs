@@ -58,6 +58,8 @@ pub struct FileRound {
 pub enum Outcome {
     /// Verified and stored.
     Stored,
+    /// Not fetched, but rebuilt from what is held; verified and stored.
+    Rebuilt,
     /// Fetched and used, not kept (a header).
     Used,
     /// The source does not have it.
@@ -68,6 +70,20 @@ pub enum Outcome {
     Refused,
     /// It could not be fetched.
     Failed,
+}
+
+impl FileRound {
+    /// A file of which nothing has come yet.
+    pub fn of(wanted: String) -> Self {
+        Self {
+            wanted,
+            outcome: Outcome::Failed,
+            bytes: 0,
+            origin: String::new(),
+            detail: String::new(),
+            via: Vec::new(),
+        }
+    }
 }
 
 impl Round {
@@ -81,6 +97,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Stored => "stored",
+            Self::Rebuilt => "rebuilt",
             Self::Used => "used",
             Self::Absent => "absent",
             Self::Stale => "stale",

@@ -6,10 +6,11 @@ use super::{
     plan::{self, Answers, Held, Step},
     report::{DatabaseRound, FileRound, Outcome, Round},
     state::DatabaseState,
+    verify::{Proof, Reading, Verifier},
 };
 use crate::{
-    cvd::{Database, FileKind, FileName, HEADER_BYTES, Header},
-    source::{Evidence, FetchError, Fetched, Newest, Wanted},
+    cvd::{self, Database, FileKind, FileName, HEADER_BYTES, Header},
+    source::{Evidence, FetchError, Fetched, Newest, Staged, Staging, Wanted},
 };
 use cvdmirror_store::{NameRecord, PackWriter};
 use std::{io::Read as _, sync::Arc, time::Instant};
@@ -127,8 +128,7 @@ impl Mirror {
                     continue;
                 }
             };
-            let result = self.source.fetch(&wanted).await;
-            self.take(work, &wanted, result).await?;
+            self.fetch(work, &wanted).await?;
         }
         self.seal(work)
     }
@@ -150,23 +150,27 @@ impl Mirror {
         Ok(newest)
     }
 
-    /// Judges what the source answered, and puts it into the batch where it is fit.
+    /// Fetches a file, and its sign file with it, so that both become visible together.
+    async fn fetch(&self, work: &mut Work<'_>, wanted: &Wanted) -> Result<(), SyncError> {
+        let result = self.source.fetch(wanted).await;
+        if let Some(sign) = self.take(work, wanted, result)?.and_then(|name| name.sign()) {
+            let wanted = Wanted::Named(sign);
+            let result = self.source.fetch(&wanted).await;
+            self.take(work, &wanted, result)?;
+        }
+        Ok(())
+    }
+
+    /// Judges what the source answered, and puts it into the batch where it is fit; the name it then has.
     ///
     /// Only what must end the round is an error here: the store or the disk, not the source.
-    async fn take(
+    fn take(
         &self,
         work: &mut Work<'_>,
         wanted: &Wanted,
         result: Result<Fetched, FetchError>,
-    ) -> Result<(), SyncError> {
-        let mut report = FileRound {
-            wanted: wanted.to_string(),
-            outcome: Outcome::Failed,
-            bytes: 0,
-            origin: String::new(),
-            detail: String::new(),
-            via: Vec::new(),
-        };
+    ) -> Result<Option<FileName>, SyncError> {
+        let mut report = FileRound::of(wanted.to_string());
         let mut stored = None;
         match result {
             Err(e @ FetchError::Io { .. }) => return Err(e.into()),
@@ -196,13 +200,7 @@ impl Mirror {
             }
         }
         work.report.files.push(report);
-        // A file and its sign file become visible together.
-        if let Some(sign) = stored.and_then(|name| name.sign()) {
-            let wanted = Wanted::Named(sign);
-            let result = self.source.fetch(&wanted).await;
-            Box::pin(self.take(work, &wanted, result)).await?;
-        }
-        Ok(())
+        Ok(stored)
     }
 
     /// Verifies what came and puts it into the batch.
@@ -242,18 +240,33 @@ impl Mirror {
             };
         }
         let proof = self.verifier.verify(&name, fetched.staged.reader().map_err(read)?).map_err(refused)?;
+        self.put(work, &name, &fetched.staged, &fetched.origin, proof)?;
+        Ok(Accepted { outcome: Outcome::Stored, detail: behind(asked, name.version), stored: Some(name) })
+    }
+
+    /// Puts a verified file into the batch.
+    fn put(
+        &self,
+        work: &mut Work<'_>,
+        name: &FileName,
+        staged: &Staged,
+        origin: &str,
+        proof: Proof,
+    ) -> Result<(), SyncError> {
         let batch = match &mut work.batch {
             Some(batch) => batch,
             none => none.insert(self.store.batch()?),
         };
-        let staged = &fetched.staged;
-        batch.put(staged.id(), staged.len(), &mut staged.reader().map_err(read)?)?;
+        let mut reader = staged
+            .reader()
+            .map_err(|source| FetchError::Io { path: self.source.intake().dir.clone(), source })?;
+        batch.put(staged.id(), staged.len(), &mut reader)?;
         let record = NameRecord {
             object: staged.id(),
             size: staged.len(),
             modified_s: proof.modified_s,
             stored_at_s: epoch_s(),
-            origin: fetched.origin.clone(),
+            origin: origin.to_owned(),
             proof: proof.text,
         };
         batch.bind(&name.to_string(), record)?;
@@ -266,12 +279,68 @@ impl Mirror {
             }
             FileKind::CvdSign | FileKind::CdiffSign => {}
         }
-        Ok(Accepted { outcome: Outcome::Stored, detail: behind(asked, name.version), stored: Some(name) })
+        Ok(())
     }
 
     /// Rebuilds a full CVD from the newest held, the CDIFFs and the header that was fetched.
-    async fn rebuild(&self, _work: &mut Work<'_>, _version: u32) -> Result<(), SyncError> {
+    async fn rebuild(&self, work: &mut Work<'_>, version: u32) -> Result<(), SyncError> {
+        let (Some(base), Some(header)) = (work.held.newest_cvd(), work.header) else { return Ok(()) };
+        let name = FileName::new(work.database, version, FileKind::Cvd);
+        let mut report = FileRound::of(name.to_string());
+        report.origin = format!("rebuilt from version {base}");
+        let rebuilt =
+            tokio::task::block_in_place(|| self.rebuild_from(work.database, base, version, &header));
+        match rebuilt {
+            Ok((staged, proof)) => {
+                report.outcome = Outcome::Rebuilt;
+                report.detail = format!("{} bytes, {}", staged.len(), report.origin);
+                tokio::task::block_in_place(|| self.put(work, &name, &staged, &report.origin, proof))?;
+                work.report.files.push(report);
+                if let Some(sign) = name.sign() {
+                    self.fetch(work, &Wanted::Named(sign)).await?;
+                }
+            }
+            // Whatever is in the way, the full file is the way round.
+            Err(why) => {
+                report.detail = format!("not rebuilt: {why}");
+                tracing::warn!("{name} {}", report.detail);
+                work.report.files.push(report);
+            }
+        }
         Ok(())
+    }
+
+    fn rebuild_from(
+        &self,
+        database: &Database,
+        base: u32,
+        version: u32,
+        header: &[u8; HEADER_BYTES],
+    ) -> Result<(Staged, Proof), Box<dyn std::error::Error + Send + Sync>> {
+        let view = self.store.view();
+        let open = |version, kind| -> Result<Reading, Box<dyn std::error::Error + Send + Sync>> {
+            let name = FileName::new(database, version, kind).to_string();
+            let record = view.lookup(&name).ok_or_else(|| format!("{name} is not held"))?;
+            let object = view.open(&record.object)?.ok_or_else(|| format!("{name} has no object"))?;
+            Ok(Reading::new(object))
+        };
+        let Verifier { keys, limits, .. } = &self.verifier;
+        let mut patches = Vec::new();
+        for version in base + 1..=version {
+            let name = FileName::new(database, version, FileKind::Cdiff);
+            patches.push(cvd::verify_cdiff(&name, open(version, FileKind::Cdiff)?, keys, limits)?);
+        }
+        let intake = self.source.intake();
+        let scratch = tempfile::tempfile_in(&intake.dir)?;
+        let what = format!("rebuilding {database}-{version}.cvd");
+        let mut staging = Staging::create(intake, &what, intake.limits.cvd_bytes, &what, None)?;
+        let rebuild = cvd::Rebuild { database, patches: &patches, header, scratch: &scratch, keys, limits };
+        let cvd = rebuild.run(open(base, FileKind::Cvd)?, &mut staging)?;
+        let proof = Proof {
+            modified_s: Some(cvd.header.stime_s),
+            text: format!("rebuilt; MD5, signature, .info and {} members", cvd.members.len()),
+        };
+        Ok((staging.finish()?, proof))
     }
 
     /// Seals what was gathered and publishes it.

@@ -37,6 +37,11 @@ impl DirectorySource {
         Self { dir, intake }
     }
 
+    /// What it stages with.
+    pub fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
     /// Says what is newest: the greatest of what dns.txt, the CVD's header and the names of CDIFFs say.
     ///
     /// # Errors
@@ -158,7 +163,8 @@ impl DirectorySource {
         let mut file = open_plain(path)?;
         let before = stamp(&file).map_err(io)?;
         let cap_bytes = wanted.cap(&self.intake.limits);
-        let mut staging = Staging::create(&self.intake, wanted, &origin, Some(before.0))?;
+        let mut staging =
+            Staging::create(&self.intake, &wanted.to_string(), cap_bytes, &origin, Some(before.0))?;
         let mut buffer = vec![0; 1 << 18];
         let head_only = matches!(wanted, Wanted::Header(..));
         loop {

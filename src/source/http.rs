@@ -63,6 +63,11 @@ impl HttpSource {
         Ok(Self { base, client, txt, intake })
     }
 
+    /// What it stages with.
+    pub fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
     /// Says what is newest: by the TXT record, or by the header of the file where there is no usable record.
     ///
     /// # Errors
@@ -195,7 +200,8 @@ impl HttpSource {
         if !head_only && response.content_length().is_some_and(|len| len > cap_bytes) {
             return Err(FetchError::TooLarge { origin: origin.into(), cap_bytes });
         }
-        let mut staging = Staging::create(&self.intake, wanted, origin, response.content_length())?;
+        let mut staging =
+            Staging::create(&self.intake, &wanted.to_string(), cap_bytes, origin, response.content_length())?;
         let body_started = Instant::now();
         loop {
             let slow = |what| FetchError::TooSlow { origin: origin.into(), what, got_bytes: staging.len() };

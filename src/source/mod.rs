@@ -9,7 +9,7 @@ pub mod http;
 pub mod staging;
 pub mod txt;
 
-pub use staging::{Intake, Progress, Silent, Staged};
+pub use staging::{Intake, Progress, Silent, Staged, Staging};
 
 use crate::cvd::{Database, FileName};
 use serde::{Deserialize, Serialize};
@@ -242,6 +242,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// What it stages with.
+    pub fn intake(&self) -> &Intake {
+        match self {
+            Self::Http(source) => source.intake(),
+            Self::Directory(source) => source.intake(),
+        }
+    }
+
     /// Says what is newest of a database.
     ///
     /// # Errors

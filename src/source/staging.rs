@@ -1,5 +1,5 @@
 //! Files on their way in: private, hashed as they are written, gone when dropped.
-use super::{FetchError, FetchLimits, Wanted};
+use super::{FetchError, FetchLimits};
 use cvdmirror_store::{Hasher, ObjectId};
 use std::{
     fs::File,
@@ -87,24 +87,25 @@ pub struct Staging<'a> {
 }
 
 impl<'a> Staging<'a> {
-    /// Starts the file that `wanted` asks for; `origin` is named in errors, `total` bytes are announced.
+    /// Starts a file of at most `cap_bytes`; `what` is shown, `origin` named in errors, `total` bytes are announced.
     ///
     /// # Errors
     /// When it cannot be created.
     pub fn create(
         intake: &'a Intake,
-        wanted: &Wanted,
+        what: &str,
+        cap_bytes: u64,
         origin: &'a str,
         total: Option<u64>,
     ) -> Result<Self, FetchError> {
         let file = tempfile::tempfile_in(&intake.dir)
             .map_err(|source| FetchError::Io { path: intake.dir.clone(), source })?;
-        intake.progress.begin(&wanted.to_string(), total);
+        intake.progress.begin(what, total);
         Ok(Self {
             file: io::BufWriter::with_capacity(1 << 18, file),
             hasher: Hasher::new(),
             len: 0,
-            cap_bytes: wanted.cap(&intake.limits),
+            cap_bytes,
             origin,
             intake,
         })
@@ -144,6 +145,18 @@ impl<'a> Staging<'a> {
         self.file.flush().map_err(io)?;
         let file = self.file.get_ref().try_clone().map_err(io)?;
         Ok(Staged { file, len: self.len, id: self.hasher.finish() })
+    }
+}
+
+/// For what writes by itself, such as a rebuild.
+impl Write for Staging<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Staging::write(self, bytes).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
