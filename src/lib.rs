@@ -1,5 +1,6 @@
 //! A LAN mirror of ClamAV's databases that no cache can make lie.
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod cvd;

@@ -3,17 +3,19 @@ use crate::{
     config::{Config, SourceSpec},
     control::Control,
     http::{self, Freshness, Health, Limits, Metrics, Site},
-    mirror::{DataDir, Mirror, OpenError, Settings, Verifier, data_dir::Lock, status},
+    mirror::{DataDir, Mirror, OpenError, Settings, Verifier, data_dir::Lock, state::State, status},
     source::{
-        FetchLimits, Intake, Progress, Source, directory::DirectorySource, http::HttpSource, txt::TxtResolver,
+        FetchLimits, Intake, Progress, Source, budget::Ledger, directory::DirectorySource, http::HttpSource,
+        txt::TxtResolver,
     },
 };
+use cvdmirror_store::Store;
 use rand::Rng as _;
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch};
 
 /// How the mirror presents itself to its source: under its own name, never a borrowed one.
-pub const USER_AGENT: &str = concat!("cvdmirror/", env!("CARGO_PKG_VERSION"));
+const PRODUCT: &str = concat!("cvdmirror/", env!("CARGO_PKG_VERSION"));
 /// The first pause after a round that failed; it doubles until it reaches the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(30);
 
@@ -52,11 +54,24 @@ pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<
     let dir = DataDir::new(&config.data_dir);
     let limits = FetchLimits { stall: config.stall_timeout, ..FetchLimits::default() };
     let intake = Intake { dir: dir.tmp(), limits, progress };
+    Store::empty_tmp(&dir.tmp()).map_err(OpenError::from)?;
+    let state = Arc::new(State::open(&dir.state())?);
     let source = match &config.source {
         SourceSpec::Directory(path) => Source::Directory(DirectorySource::new(path.clone(), intake)),
         SourceSpec::Http(url) => {
             let txt = config.txt_record.as_ref().map(|name| TxtResolver::new(name, config.nameserver));
-            let source = HttpSource::new(url.clone(), txt, intake, USER_AGENT);
+            let ledger = {
+                let state = state.clone();
+                let book = state.book().map_err(OpenError::from)?;
+                Ledger::new(book, move |book| {
+                    if let Err(e) = state.set_book(book) {
+                        tracing::warn!("the upstream's ledger is not saved: {e}");
+                    }
+                })
+            };
+            let id = state.installation().map_err(OpenError::from)?;
+            let user_agent = format!("{PRODUCT} (UUID: {id})");
+            let source = HttpSource::new(url.clone(), txt, intake, ledger, &user_agent);
             Source::Http(source.map_err(StartError::Source)?)
         }
     };
@@ -70,7 +85,7 @@ pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<
             certs_dir: config.certs_dir.clone(),
         },
     };
-    Ok(Mirror::open(&dir, lock, settings)?)
+    Ok(Mirror::open(&dir, lock, state, settings)?)
 }
 
 /// A mirror with its addresses bound, ready to run.

@@ -20,7 +20,7 @@ pub use verify::Verifier;
 
 use crate::{
     cvd::Database,
-    source::{FetchError, Source},
+    source::{FetchError, Source, budget::Book},
 };
 use arc_swap::ArcSwap;
 use cvdmirror_store::Store;
@@ -29,7 +29,6 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// Why a mirror cannot be opened.
@@ -114,7 +113,7 @@ pub struct Mirror {
     source: Source,
     verifier: Verifier,
     store: Store,
-    state: State,
+    state: Arc<State>,
     published: Arc<ArcSwap<Snapshot>>,
     findings: RwLock<Vec<String>>,
     remembered: RwLock<BTreeMap<Database, DatabaseState>>,
@@ -138,13 +137,16 @@ pub struct Settings {
 }
 
 impl Mirror {
-    /// Opens a data directory that was locked: empties `tmp/`, judges every pack, and publishes what is held.
+    /// Opens a data directory that was locked, and its state: judges every pack, and publishes what is held.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(dir: &DataDir, lock: data_dir::Lock, settings: Settings) -> Result<Self, OpenError> {
-        Store::empty_tmp(&dir.tmp())?;
-        let state = State::open(&dir.state())?;
+    pub fn open(
+        dir: &DataDir,
+        lock: data_dir::Lock,
+        state: Arc<State>,
+        settings: Settings,
+    ) -> Result<Self, OpenError> {
         let judged = door::judge(&dir.store(), &state, &settings.verifier)?;
         let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), judged.trusted)?;
         let mut findings = judged.findings;
@@ -190,6 +192,11 @@ impl Mirror {
         self.remembered.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What was asked of an upstream so far.
+    pub fn book(&self) -> Option<Book> {
+        self.source.book()
+    }
+
     /// The report of the last round.
     pub fn last_round(&self) -> Arc<Option<Round>> {
         self.last_round.load_full()
@@ -220,9 +227,4 @@ impl Mirror {
         remembered.insert(database.clone(), state);
         Ok(())
     }
-}
-
-/// Now, in seconds since the epoch.
-pub fn epoch_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -3,7 +3,7 @@
 //! Lost or broken, it costs a verification of every pack at the next start and the memory of past checks;
 //! nothing held is affected. Values are JSON, so that a person with `redb` at hand can read them.
 use super::OpenError;
-use crate::cvd::Database;
+use crate::{cvd::Database, source::budget::Book};
 use cvdmirror_store::PackId;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -14,6 +14,8 @@ const FORMAT: u64 = 1;
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const PACKS: TableDefinition<&str, &str> = TableDefinition::new("packs-0");
 const DATABASES: TableDefinition<&str, &str> = TableDefinition::new("databases-0");
+/// Single values: the installation's id, the upstream's ledger.
+const VALUES: TableDefinition<&str, &str> = TableDefinition::new("values-0");
 const CACHE_BYTES: usize = 1 << 20;
 
 /// That a pack was sealed here, or verified whole when it was first met.
@@ -85,6 +87,7 @@ impl State {
                 // Every table exists from here on, so that readers need not ask.
                 txn.open_table(PACKS)?;
                 txn.open_table(DATABASES)?;
+                txn.open_table(VALUES)?;
                 let mut meta = txn.open_table(META)?;
                 let found = meta.get("format")?.map(|guard| guard.value());
                 if found.is_none() {
@@ -123,8 +126,39 @@ impl State {
     /// # Errors
     /// When the file cannot be written.
     pub fn set_database(&self, database: &Database, state: &DatabaseState) -> Result<(), StateError> {
+        self.put(DATABASES, database.as_str(), state)
+    }
+
+    /// This installation's id, a random UUID made at the first call: it tells the upstream one client from many
+    /// behind the same address, and nothing else.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn installation(&self) -> Result<String, StateError> {
+        if let Some(id) = self.get(VALUES, "installation")? {
+            return Ok(id);
+        }
+        let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
+        self.put(VALUES, "installation", &id)?;
+        Ok(id)
+    }
+
+    /// Remembers what was asked of the upstream.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_book(&self, book: &Book) -> Result<(), StateError> {
+        self.put(VALUES, "ledger", book)
+    }
+
+    fn put(
+        &self,
+        table: TableDefinition<&str, &str>,
+        key: &str,
+        value: &impl Serialize,
+    ) -> Result<(), StateError> {
         self.write(|txn| {
-            txn.open_table(DATABASES)?.insert(database.as_str(), json(state).as_str())?;
+            txn.open_table(table)?.insert(key, json(value).as_str())?;
             Ok(())
         })
     }
@@ -175,6 +209,14 @@ impl<D: ReadableDatabase> State<D> {
     /// When the file cannot be read.
     pub fn database(&self, database: &Database) -> Result<DatabaseState, StateError> {
         Ok(self.get(DATABASES, database.as_str())?.unwrap_or_default())
+    }
+
+    /// What was asked of the upstream.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn book(&self) -> Result<Book, StateError> {
+        Ok(self.get(VALUES, "ledger")?.unwrap_or_default())
     }
 
     /// A value, or `None` if there is none that reads: what does not read is as good as lost.

@@ -1,9 +1,13 @@
 //! What is held and published, how fresh it is, and what went wrong last: one value for people and programs.
 use super::{
-    DataDir, Mirror, OpenError, Snapshot, epoch_s,
+    DataDir, Mirror, OpenError, Snapshot,
     state::{DatabaseState, State},
 };
-use crate::cvd::Database;
+use crate::{
+    clock::{ago, epoch_s},
+    cvd::Database,
+    source::budget::Book,
+};
 use cvdmirror_store::Store;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, time::Duration};
@@ -23,6 +27,8 @@ pub struct Status {
     pub databases: Vec<DatabaseStatus>,
     /// What is wrong with the store, in words.
     pub findings: Vec<String>,
+    /// What was asked of the upstream; `None` for a directory.
+    pub ledger: Option<Book>,
     /// Packs in the store.
     pub packs: u64,
     /// Their length together, bytes.
@@ -60,7 +66,8 @@ impl Mirror {
     /// Says how the running mirror is.
     pub fn status(&self, dir: &DataDir, max_age: Duration) -> Status {
         let snapshot = self.published.load();
-        Status { serving: true, ..Status::of(dir, &snapshot, &self.remembered(), self.findings(), max_age) }
+        let status = Status::of(dir, &snapshot, &self.remembered(), self.findings(), max_age);
+        Status { serving: true, ledger: self.book(), ..status }
     }
 }
 
@@ -105,7 +112,8 @@ impl Status {
         let confirmed = |d: &Database| remembered.get(d).and_then(|s: &DatabaseState| s.confirmed_at_s);
         let (snapshot, unreadable) = Snapshot::of(store.view(), confirmed);
         findings.extend(unreadable);
-        Ok(Self::of(dir, &snapshot, &remembered, findings, max_age))
+        let ledger = state.map(|state| state.book()).transpose()?;
+        Ok(Self { ledger, ..Self::of(dir, &snapshot, &remembered, findings, max_age) })
     }
 
     fn of(
@@ -140,6 +148,7 @@ impl Status {
             stale_because,
             databases: databases.collect(),
             findings,
+            ledger: None,
             packs: snapshot.view.packs().len() as u64,
             store_bytes: snapshot.view.packs().iter().map(|pack| pack.file_len()).sum(),
         }
@@ -167,16 +176,6 @@ pub fn stale_because(
         }
     }
     why
-}
-
-/// A length of time as people say it.
-pub fn ago(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
 
 impl fmt::Display for Status {
@@ -216,6 +215,18 @@ impl fmt::Display for Status {
         writeln!(f, "store: {} packs, {} bytes", self.packs, self.store_bytes)?;
         for finding in &self.findings {
             writeln!(f, "store: {finding}")?;
+        }
+        if let Some(book) = &self.ledger {
+            let today = book.today(now_s);
+            let counts: Vec<String> = today
+                .iter()
+                .map(|(kind, count)| format!("{} {kind} ({} bytes)", count.requests, count.bytes))
+                .collect();
+            let asked = if counts.is_empty() { "nothing".into() } else { counts.join(", ") };
+            writeln!(f, "asked of the upstream today: {asked}")?;
+            if let Some(cool_down) = book.cool_down.as_ref().filter(|c| c.until_s > now_s) {
+                writeln!(f, "left alone for another {}: {}", ago(cool_down.until_s - now_s), cool_down.why)?;
+            }
         }
         match self.fresh {
             true => writeln!(f, "fresh"),

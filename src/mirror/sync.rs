@@ -2,13 +2,14 @@
 //!
 //! Whatever fails, the round goes on with the next thing that makes sense, and its report says what happened.
 use super::{
-    Mirror, SyncError, epoch_s,
+    Mirror, SyncError,
     plan::{self, Answers, Held, Step},
     report::{DatabaseRound, FileRound, Outcome, Round},
     state::DatabaseState,
     verify::{Proof, Reading, Verifier},
 };
 use crate::{
+    clock::epoch_s,
     cvd::{self, Database, FileKind, FileName, HEADER_BYTES, Header},
     source::{Evidence, FetchError, Fetched, Newest, Staged, Staging, Wanted},
 };
@@ -333,7 +334,7 @@ impl Mirror {
         let intake = self.source.intake();
         let scratch = tempfile::tempfile_in(&intake.dir)?;
         let what = format!("rebuilding {database}-{version}.cvd");
-        let mut staging = Staging::create(intake, &what, intake.limits.cvd_bytes, &what, None)?;
+        let mut staging = Staging::create(intake, &what, intake.limits.cvd_bytes, what.clone(), None)?;
         let rebuild = cvd::Rebuild { database, patches: &patches, header, scratch: &scratch, keys, limits };
         let cvd = rebuild.run(open(base, FileKind::Cvd)?, &mut staging)?;
         let proof = Proof {

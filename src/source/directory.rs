@@ -164,7 +164,7 @@ impl DirectorySource {
         let before = stamp(&file).map_err(io)?;
         let cap_bytes = wanted.cap(&self.intake.limits);
         let mut staging =
-            Staging::create(&self.intake, &wanted.to_string(), cap_bytes, &origin, Some(before.0))?;
+            Staging::create(&self.intake, &wanted.to_string(), cap_bytes, origin.clone(), Some(before.0))?;
         let mut buffer = vec![0; 1 << 18];
         let head_only = matches!(wanted, Wanted::Header(..));
         loop {

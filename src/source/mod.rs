@@ -4,7 +4,9 @@
 //! on the way, or as a typed [`FetchError`] that leaves nothing behind. Guarantees nothing about content: what
 //! is staged is not verified, and a source may answer another version than it was asked for.
 
+pub mod budget;
 pub mod directory;
+mod get;
 pub mod http;
 pub mod staging;
 pub mod txt;
@@ -150,6 +152,16 @@ pub enum FetchError {
         /// `Retry-After`, seconds.
         wait_s: Option<u64>,
     },
+    /// The source wants to be left alone, or a limit kept towards it is reached; it was not asked.
+    #[error("{url}: not asked for another {}: {why}", crate::clock::ago(*wait_s))]
+    CoolDown {
+        /// URL that was wanted.
+        url: String,
+        /// How long still, seconds.
+        wait_s: u64,
+        /// Why.
+        why: String,
+    },
     /// Any other status.
     #[error("{url}: answered HTTP status {status}")]
     Status {
@@ -242,6 +254,14 @@ pub enum Source {
 }
 
 impl Source {
+    /// What was asked of an upstream so far; a directory keeps no books.
+    pub fn book(&self) -> Option<budget::Book> {
+        match self {
+            Self::Http(source) => Some(source.ledger().book()),
+            Self::Directory(_) => None,
+        }
+    }
+
     /// What it stages with.
     pub fn intake(&self) -> &Intake {
         match self {

@@ -82,7 +82,7 @@ pub struct Staging<'a> {
     hasher: Hasher,
     len: u64,
     cap_bytes: u64,
-    origin: &'a str,
+    origin: String,
     intake: &'a Intake,
 }
 
@@ -95,7 +95,7 @@ impl<'a> Staging<'a> {
         intake: &'a Intake,
         what: &str,
         cap_bytes: u64,
-        origin: &'a str,
+        origin: String,
         total: Option<u64>,
     ) -> Result<Self, FetchError> {
         let file = tempfile::tempfile_in(&intake.dir)
@@ -128,7 +128,7 @@ impl<'a> Staging<'a> {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
         self.len += bytes.len() as u64;
         if self.len > self.cap_bytes {
-            return Err(FetchError::TooLarge { origin: self.origin.into(), cap_bytes: self.cap_bytes });
+            return Err(FetchError::TooLarge { origin: self.origin.clone(), cap_bytes: self.cap_bytes });
         }
         self.hasher.update(bytes);
         self.intake.progress.advance(bytes.len() as u64);
