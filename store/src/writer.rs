@@ -253,6 +253,7 @@ impl PackWriter {
                 .ok_or_else(|| Error::ObjectMissing { name: name.clone(), object: record.object })?;
             same_size(record.object, held, record.size)?;
         }
+        self.settle()?;
         let (first, last) = (self.first.take(), std::mem::take(&mut self.stripe));
         self.write_rows(0, &first.unwrap_or_default())?;
         self.write_rows(tables::stripe_start(self.stream_len), &last)?;
@@ -310,6 +311,18 @@ impl PackWriter {
             Some(_) => Ok(()),
             None => Err(Error::DeadBatch { path: self.file.path.clone() }),
         }
+    }
+
+    /// Moves the large pages together at the start of the file, before small ones settle in gaps that a large one could take.
+    fn settle(&mut self) -> Result<(), Error> {
+        if let Some((txn, mut db)) = self.open.take() {
+            self.open = Some(guarded(&self.file.path, "write", || {
+                txn.commit()?;
+                db.compact()?;
+                Ok((db.begin_write()?, db))
+            })?);
+        }
+        Ok(())
     }
 
     /// Runs a step of the write transaction; its failure ends the batch.
