@@ -6,7 +6,7 @@
 use crate::{
     Error, NameRecord, ObjectId, PackId,
     disk::{self, PackFile},
-    pack::guarded,
+    pack::{MAX_NAME_BYTES, guarded},
     tables::{self, NameRow, ObjectRow, STRIPE},
     view::View,
 };
@@ -153,6 +153,11 @@ impl PackWriter {
         Ok(())
     }
 
+    /// Takes a name over from a pack that is being merged.
+    pub(crate) fn carry(&mut self, name: &str, record: NameRecord) {
+        self.names.insert(name.to_owned(), record);
+    }
+
     /// Streams an object to the end of the stream; gives its pieces' hashes, none where one piece is all.
     fn append(&mut self, id: ObjectId, len: u64, bytes: &mut dyn Read) -> Result<Vec<[u8; 32]>, Error> {
         let mut whole = blake3::Hasher::new();
@@ -247,12 +252,17 @@ impl PackWriter {
         if self.is_empty() {
             return Err(Error::EmptyBatch);
         }
+        bounded("names in a pack", self.names.len() as u64, MAX_ROWS)?;
+        bounded("objects in a pack", self.objects.len() as u64, MAX_ROWS)?;
+        let mut name_bytes = 0;
         for (name, record) in &self.names {
+            name_bytes += name.len() + record.origin.len() + record.proof.len();
             let held = self
                 .size_of(&record.object)
                 .ok_or_else(|| Error::ObjectMissing { name: name.clone(), object: record.object })?;
             same_size(record.object, held, record.size)?;
         }
+        bounded("bytes of names in a pack", name_bytes as u64, MAX_NAME_BYTES as u64)?;
         self.settle()?;
         let (first, last) = (self.first.take(), std::mem::take(&mut self.stripe));
         self.write_rows(0, &first.unwrap_or_default())?;
