@@ -159,6 +159,12 @@ pub enum Error {
         /// Its temporary file.
         path: PathBuf,
     },
+    /// The pack is in the view: merge or retire it before its file is removed.
+    #[error("pack {pack} is in use")]
+    InView {
+        /// The pack.
+        pack: PackId,
+    },
     /// No pack of that id is in the store.
     #[error("no pack {pack} in the store")]
     UnknownPack {

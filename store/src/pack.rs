@@ -28,7 +28,7 @@ use std::{
 const READ_CACHE_BYTES: usize = 64 << 10;
 
 /// Most bytes of names and their records in one pack. They are held in memory.
-const MAX_NAME_BYTES: usize = 64 << 20;
+pub(crate) const MAX_NAME_BYTES: usize = 64 << 20;
 
 /// A sealed pack's id: its file stem, e.g. `20261122T205800Z-3f2a91c04d5e6b77`.
 /// Ids sort by the time of sealing.
@@ -247,6 +247,16 @@ impl Pack {
         &self.0.names
     }
 
+    pub(crate) fn file(&self) -> &Arc<File> {
+        &self.0.file
+    }
+
+    pub(crate) fn ids_in_stream_order(&self) -> Vec<ObjectId> {
+        let mut ids: Vec<_> = self.0.objects.iter().map(|(id, row)| (row.start, *id)).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
     pub(crate) fn table(&self) -> &Table {
         &self.0.table
     }
@@ -266,7 +276,9 @@ fn read_objects(path: &Path, table: &Table, head: &Head) -> Result<Objects, Erro
     let mut objects = Objects::new();
     let whole = read_blocks(path, table, tables::OBJECTS, |(id, row): (ObjectId, ObjectRow)| {
         let ascends = objects.last().is_none_or(|(last, _)| *last < id);
-        if !ascends || !row.fits(head.stream_len) || objects.len() as u64 >= head.objects {
+        // Nothing of an empty object is ever read and compared with its id.
+        let fits = row.fits(head.stream_len) && (row.size > 0 || id == ObjectId::of(b""));
+        if !ascends || !fits || objects.len() as u64 >= head.objects {
             return Err(BadRow);
         }
         objects.push((id, row.into()));

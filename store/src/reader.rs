@@ -60,6 +60,11 @@ impl ObjectReader {
         &self.pack
     }
 
+    /// Of how many pieces it consists.
+    pub(crate) fn pieces(&self) -> usize {
+        self.row.pieces.len().max(usize::from(self.row.size > 0))
+    }
+
     /// The bytes from `offset` to the end of the chunk that holds it, at most about 256 KiB; empty from `size` on.
     /// Zero-copy where the chunk is in the hot cache. Bytes that do not hash right are [`Error::Rotten`].
     pub fn chunk_at(&self, offset: u64) -> Result<Bytes, Error> {

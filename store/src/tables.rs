@@ -4,19 +4,19 @@
 //!
 //! | section | number | value |
 //! |---|---|---|
-//! | 0 | 0 | format version, u64 little-endian: this never changes, so that any build can read any pack's version |
-//! | 0 | 1 | [`Head`] |
-//! | 1 | offset in the pack's byte stream | the bytes there |
-//! | 2 | 0, 1, … | a block of `(ObjectId, ObjectRow)`, ascending over all blocks |
-//! | 3 | 0, 1, … | a block of `(name, NameRecord)`, ascending over all blocks |
+//! | 0 | offset in the pack's byte stream | the bytes there |
+//! | 1 | 0, 1, … | a block of `(ObjectId, ObjectRow)`, ascending over all blocks |
+//! | 2 | 0, 1, … | a block of `(name, NameRow)`, ascending over all blocks |
+//! | 255 | 0 | [`Head`] |
+//! | 255 | 255 | format version, u64 little-endian: this never changes, so that any build can read any pack's version |
 //!
 //! The objects' bytes, one after the other, are one stream, cut into rows that fill redb's pages: a redb page is a power of two
 //! (4 KiB at least), so that an object in a row of its own could waste half the file. Likewise a table of its own costs a
 //! page, and rows of names leave pages half empty: hence one table, and blocks.
 //! An object's *piece* is its share of one [`STRIPE`] of the stream; pieces are what is hashed, verified, cached and handed out.
 //!
-//! Sections 0, 2 and 3 are serde + bincode 2 (standard configuration), and end with a check over key and value, so that a
-//! changed bit is found where it is read and never leads to other content. Section 1 is checked by the pieces' hashes.
+//! Sections 1, 2 and 255 are serde + bincode 2 (standard configuration), and end with a check over key and value, so that a
+//! changed bit is found where it is read and never leads to other content. Section 0 is checked by the pieces' hashes.
 use crate::{NameRecord, ObjectId};
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -27,30 +27,35 @@ pub(crate) const FORMAT: u64 = 0;
 /// Section and number.
 pub(crate) type Key = (u8, u64);
 pub(crate) const TABLE: TableDefinition<'_, Key, &[u8]> = TableDefinition::new("cvdmirror-store");
-pub(crate) const FORMAT_KEY: Key = (0, 0);
-pub(crate) const HEAD_KEY: Key = (0, 1);
-pub(crate) const BYTES: u8 = 1;
-pub(crate) const OBJECTS: u8 = 2;
-pub(crate) const NAMES: u8 = 3;
+pub(crate) const FORMAT_KEY: Key = (255, 255);
+pub(crate) const HEAD_KEY: Key = (255, 0);
+pub(crate) const BYTES: u8 = 0;
+pub(crate) const OBJECTS: u8 = 1;
+pub(crate) const NAMES: u8 = 2;
 
 /// What redb adds to a lone row in its page (17 bytes in redb 4.6, whose file format is fixed), with room to spare.
 const PAGE_OVERHEAD: u64 = 32;
-/// Pages of full rows: smaller ones cost more calls a byte, larger ones make a small range read and verify more than it needs.
-const FULL_PAGE: u64 = 256 << 10;
 const SMALLEST_PAGE: u64 = 4 << 10;
+/// A small row fills a page of 16 KiB.
+const SMALL_ROW: u64 = (16 << 10) - PAGE_OVERHEAD;
 
-/// The stream is cut at every multiple of this: just under a page of 256 KiB. Part of the format.
-pub(crate) const STRIPE: u64 = FULL_PAGE - PAGE_OVERHEAD;
+/// The stream is cut at every multiple of this: 16 small rows, or one that leaves 528 bytes of a page of 256 KiB.
+/// Smaller stripes would cost more calls a byte, larger ones make a small range read and verify more than it needs.
+/// Part of the format.
+pub(crate) const STRIPE: u64 = 16 * SMALL_ROW;
 
 /// Length of the row at stream offset `at`, when `left` bytes remain of its stripe. A whole stripe is one row, but the first
-/// stripe and the last are cut into rows that halve: the last so that it fills pages (less than 4 KiB is wasted), the
-/// first so that there are small pages to fill the gaps beside redb's own.
+/// one and what is left at the end are cut into small rows, and their end into rows that halve, so that less than 4 KiB is
+/// wasted. The first, because large pages cannot lie beside redb's own at the start of the file: small ones fill that gap.
 pub(crate) fn row_len(at: u64, left: u64) -> u64 {
-    let mut page = if at < STRIPE { FULL_PAGE / 2 } else { FULL_PAGE };
-    while page > SMALLEST_PAGE && page - PAGE_OVERHEAD > left {
-        page /= 2;
+    if at >= STRIPE && left >= STRIPE {
+        return STRIPE;
     }
-    left.min(page - PAGE_OVERHEAD)
+    let mut row = SMALL_ROW;
+    while row > left && row + PAGE_OVERHEAD > SMALLEST_PAGE {
+        row = (row + PAGE_OVERHEAD) / 2 - PAGE_OVERHEAD;
+    }
+    row.min(left)
 }
 
 /// Where the stripe that holds stream offset `at` begins.

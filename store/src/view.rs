@@ -147,6 +147,19 @@ impl View {
         }
     }
 
+    /// As `open`, without filling the hot cache.
+    pub(crate) fn open_uncached(&self, id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
+        match self.holders(id).next() {
+            Some(pack) => pack.open(id),
+            None => Ok(None),
+        }
+    }
+
+    /// The view of some of the packs.
+    pub(crate) fn part(&self, packs: Vec<Pack>) -> Self {
+        Self::build(packs, self.quarantined.clone(), self.cache.clone()).0
+    }
+
     /// The objects whose hash in hex begins with `prefix`, at most `limit` of them.
     pub fn find_prefix(&self, prefix: &str, limit: usize) -> Vec<ObjectId> {
         let matching = self.objects().map(|(id, _)| id);

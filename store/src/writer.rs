@@ -6,7 +6,7 @@
 use crate::{
     Error, NameRecord, ObjectId, PackId,
     disk::{self, PackFile},
-    pack::guarded,
+    pack::{MAX_NAME_BYTES, guarded},
     tables::{self, NameRow, ObjectRow, STRIPE},
     view::View,
 };
@@ -153,6 +153,11 @@ impl PackWriter {
         Ok(())
     }
 
+    /// Takes a name over from a pack that is being merged.
+    pub(crate) fn carry(&mut self, name: &str, record: NameRecord) {
+        self.names.insert(name.to_owned(), record);
+    }
+
     /// Streams an object to the end of the stream; gives its pieces' hashes, none where one piece is all.
     fn append(&mut self, id: ObjectId, len: u64, bytes: &mut dyn Read) -> Result<Vec<[u8; 32]>, Error> {
         let mut whole = blake3::Hasher::new();
@@ -247,12 +252,18 @@ impl PackWriter {
         if self.is_empty() {
             return Err(Error::EmptyBatch);
         }
+        bounded("names in a pack", self.names.len() as u64, MAX_ROWS)?;
+        bounded("objects in a pack", self.objects.len() as u64, MAX_ROWS)?;
+        let mut name_bytes = 0;
         for (name, record) in &self.names {
+            name_bytes += name.len() + record.origin.len() + record.proof.len();
             let held = self
                 .size_of(&record.object)
                 .ok_or_else(|| Error::ObjectMissing { name: name.clone(), object: record.object })?;
             same_size(record.object, held, record.size)?;
         }
+        bounded("bytes of names in a pack", name_bytes as u64, MAX_NAME_BYTES as u64)?;
+        self.settle()?;
         let (first, last) = (self.first.take(), std::mem::take(&mut self.stripe));
         self.write_rows(0, &first.unwrap_or_default())?;
         self.write_rows(tables::stripe_start(self.stream_len), &last)?;
@@ -310,6 +321,18 @@ impl PackWriter {
             Some(_) => Ok(()),
             None => Err(Error::DeadBatch { path: self.file.path.clone() }),
         }
+    }
+
+    /// Moves the large pages together at the start of the file, before small ones settle in gaps that a large one could take.
+    fn settle(&mut self) -> Result<(), Error> {
+        if let Some((txn, mut db)) = self.open.take() {
+            self.open = Some(guarded(&self.file.path, "write", || {
+                txn.commit()?;
+                db.compact()?;
+                Ok((db.begin_write()?, db))
+            })?);
+        }
+        Ok(())
     }
 
     /// Runs a step of the write transaction; its failure ends the batch.

@@ -1,0 +1,248 @@
+//! Looking for damage ahead of time: re-hashes, cross-checks, and says what it found.
+//!
+//! Guarantees: any changed byte of a sealed pack is found (the file's hash), and so is content that never matched its id or
+//! structure that redb would refuse, even where the file's hash is right; nothing is written, not even by redb's own check.
+//! Does not judge what the names and contents mean: that is the caller's.
+use crate::{Error, Finding, ObjectId, Pack, View, pack::guarded};
+use redb::{Builder, StorageBackend};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Gets the number of bytes just checked; called from several threads. [`check_len`] says what they add up to.
+pub type Progress<'a> = dyn Fn(u64) + Sync + 'a;
+
+/// How many bytes [`check_pack`] reports as progress for a pack.
+pub fn check_len(pack: &Pack) -> u64 {
+    pack.file_len() + pack.data_len()
+}
+
+/// Checks every pack of a view, and that no object lies there unused. Names whose object is missing or disputed are
+/// found when a view is put together, not here.
+pub fn check_view(view: &View, progress: &Progress<'_>, report: &mut dyn FnMut(Finding)) {
+    let mut names = HashMap::<ObjectId, Vec<&str>>::new();
+    for (name, record) in view.names() {
+        names.entry(record.object).or_default().push(name);
+    }
+    for pack in view.packs() {
+        check_objects_of(pack, &names, progress, report);
+        let unused = pack.objects().filter(|(id, _)| !names.contains_key(id));
+        let (objects, bytes) = unused.fold((0, 0), |(n, sum), (_, size)| (n + 1, sum + size));
+        if objects > 0 {
+            report(Finding::Unused { pack: pack.id().clone(), objects, bytes });
+        }
+    }
+}
+
+/// Checks one pack: its file against the hash in its name, redb's structure, and every object against its id.
+pub fn check_pack(pack: &Pack, progress: &Progress<'_>, report: &mut dyn FnMut(Finding)) {
+    let mut names = HashMap::<ObjectId, Vec<&str>>::new();
+    for (name, record) in pack.names() {
+        names.entry(record.object).or_default().push(name);
+    }
+    check_objects_of(pack, &names, progress, report);
+}
+
+fn check_objects_of(
+    pack: &Pack,
+    names: &HashMap<ObjectId, Vec<&str>>,
+    progress: &Progress<'_>,
+    report: &mut dyn FnMut(Finding),
+) {
+    // Both halves hash the pack once: side by side they take as long as one.
+    let (file, objects) = std::thread::scope(|scope| {
+        let file = scope.spawn(|| {
+            let hashed = pack.check_file_hash(&mut |n| progress(n));
+            (hashed, check_structure(pack))
+        });
+        let objects = check_objects(pack, progress);
+        (file.join(), objects)
+    });
+    match file {
+        Ok((hashed, structure)) => {
+            for error in [hashed.err(), structure.err()].into_iter().flatten() {
+                report(as_finding(pack, error));
+            }
+        }
+        Err(_panic) => report(Finding::Structure {
+            path: pack.path().to_owned(),
+            reason: "checking it panicked".to_owned(),
+        }),
+    }
+    for (id, error) in objects {
+        report(match error {
+            Error::Rotten { offset, .. } => Finding::Rotten {
+                pack: pack.id().clone(),
+                object: id,
+                offset,
+                names: names.get(&id).into_iter().flatten().map(|n| (*n).to_owned()).collect(),
+            },
+            error => as_finding(pack, error),
+        });
+    }
+}
+
+fn as_finding(pack: &Pack, error: Error) -> Finding {
+    let path = pack.path().to_owned();
+    match error {
+        Error::FileChanged { expected, found, .. } => Finding::FileChanged { path, expected, found },
+        Error::Unusable { reason, .. } => Finding::Structure { path, reason },
+        error => Finding::Unreadable { path, reason: error.to_string() },
+    }
+}
+
+/// Reads every object as a client would, and hashes it whole. Gives the objects that failed.
+fn check_objects(pack: &Pack, progress: &Progress<'_>) -> BTreeMap<ObjectId, Error> {
+    let mut failed = BTreeMap::new();
+    for id in pack.ids_in_stream_order() {
+        if let Err(error) = check_object(pack, &id, progress) {
+            failed.insert(id, error);
+        }
+    }
+    failed
+}
+
+fn check_object(pack: &Pack, id: &ObjectId, progress: &Progress<'_>) -> Result<(), Error> {
+    let rotten = || Error::Rotten { pack: pack.id().clone(), object: *id, offset: 0 };
+    let reader = pack.open(id)?.ok_or_else(rotten)?;
+    let mut whole = crate::Hasher::new();
+    let mut at = 0;
+    while at < reader.size() {
+        let chunk = reader.chunk_at(at)?;
+        // Where one piece is all, its hash was compared with the id just now.
+        if chunk.len() as u64 != reader.size() {
+            whole.update(&chunk);
+        }
+        at += chunk.len() as u64;
+        progress(chunk.len() as u64);
+    }
+    let single = reader.pieces() == 1;
+    if !single && whole.finish() != *id {
+        return Err(rotten());
+    }
+    Ok(())
+}
+
+/// Runs redb's integrity check. It needs to write, and repairs: here it writes into memory.
+fn check_structure(pack: &Pack) -> Result<(), Error> {
+    let backend = Overlay {
+        base: pack.file().clone(),
+        state: Mutex::new(OverlayState {
+            len: pack.file_len(),
+            base_len: pack.file_len(),
+            pages: BTreeMap::new(),
+        }),
+    };
+    let clean = guarded(pack.path(), "check", || {
+        let mut db = Builder::new().set_cache_size(1 << 20).create_with_backend(backend)?;
+        Ok(db.check_integrity()?)
+    })?;
+    match clean {
+        true => Ok(()),
+        false => Err(Error::unusable(pack.path(), "redb's integrity check would repair it")),
+    }
+}
+
+/// A pack's file with what is written kept aside in memory.
+struct Overlay {
+    base: Arc<File>,
+    state: Mutex<OverlayState>,
+}
+
+struct OverlayState {
+    len: u64,
+    /// How much of the base still shows: a file cut and grown again reads zeros beyond.
+    base_len: u64,
+    /// Written pages by number.
+    pages: BTreeMap<u64, Box<[u8; PAGE]>>,
+}
+
+const PAGE: usize = 4096;
+/// A commit that changes nothing writes a few pages for each gigabyte.
+const MAX_OVERLAY_PAGES: usize = (64 << 20) / PAGE;
+
+impl std::fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Overlay")
+    }
+}
+
+impl Overlay {
+    fn state(&self) -> std::sync::MutexGuard<'_, OverlayState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_base(&self, base_len: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let there = base_len.saturating_sub(offset).min(out.len() as u64) as usize;
+        let (there, beyond) = out.split_at_mut(there);
+        beyond.fill(0);
+        self.base.read_exact_at(there, offset)
+    }
+}
+
+impl StorageBackend for Overlay {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state().len)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let state = self.state();
+        let end = offset.checked_add(out.len() as u64);
+        if end.is_none_or(|end| end > state.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.read_base(state.base_len, offset, out)?;
+        let (first, last) = (offset / PAGE as u64, (offset + out.len() as u64) / PAGE as u64);
+        for (number, page) in state.pages.range(first..=last) {
+            let page_at = number * PAGE as u64;
+            let from = offset.max(page_at);
+            let to = (offset + out.len() as u64).min(page_at + PAGE as u64);
+            if from < to {
+                out[(from - offset) as usize..(to - offset) as usize]
+                    .copy_from_slice(&page[(from - page_at) as usize..(to - page_at) as usize]);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state();
+        state.len = len;
+        state.base_len = state.base_len.min(len);
+        state.pages.split_off(&len.div_ceil(PAGE as u64));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, mut data: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        let mut at = offset;
+        state.len = state.len.max(offset + data.len() as u64);
+        while !data.is_empty() {
+            let number = at / PAGE as u64;
+            let within = (at % PAGE as u64) as usize;
+            let (now, later) = data.split_at(data.len().min(PAGE - within));
+            if !state.pages.contains_key(&number) {
+                if state.pages.len() >= MAX_OVERLAY_PAGES {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                let mut page = Box::new([0; PAGE]);
+                self.read_base(state.base_len, number * PAGE as u64, &mut *page)?;
+                state.pages.insert(number, page);
+            }
+            if let Some(page) = state.pages.get_mut(&number) {
+                page[within..within + now.len()].copy_from_slice(now);
+            }
+            at += now.len() as u64;
+            data = later;
+        }
+        Ok(())
+    }
+}
