@@ -217,7 +217,7 @@ impl HeadScan {
             }
             self.bytes += 1;
             match *byte {
-                b'\n' if self.started && self.line_bytes == 0 => {
+                b'\n' if self.started && self.line_bytes == 0 && self.bytes <= HEAD_BYTES => {
                     *self = Self::default();
                     heads += 1;
                     continue;
