@@ -330,3 +330,45 @@ impl Drop for Open<'_> {
         self.0.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use std::collections::VecDeque;
+    use tokio::{sync::mpsc, time::Instant};
+
+    /// Gives these errors, one a call, then a connection.
+    struct Failing(VecDeque<io::Error>);
+    impl Listener for Failing {
+        type Socket = ();
+        async fn next(&mut self) -> io::Result<()> {
+            self.0.pop_front().map_or(Ok(()), Err)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn running_out_of_descriptors_pauses_accepting_and_does_not_end_it() {
+        let emfile = || io::Error::from_raw_os_error(24);
+        let aborted = || io::Error::from(io::ErrorKind::ConnectionAborted);
+        let errors = (0..8).map(|_| emfile()).chain([aborted()]).collect();
+        let (orders, heard) = watch::channel(Order::default());
+        let metrics = Arc::new(Metrics::default());
+        let (open, mut opened) = mpsc::channel(1);
+        let began = Instant::now();
+        let permits = Arc::new(Semaphore::new(1));
+        let accepting = tokio::spawn(accept(Failing(errors), permits, orders, metrics.clone(), open));
+        let (_, permit) = opened.recv().await.unwrap();
+        // 50 + 100 + 200 + 400 + 800 ms, then 1 s each; nothing for a connection that broke by itself.
+        assert_eq!(began.elapsed(), Duration::from_millis(1550 + 3 * 1000));
+        assert_eq!(metrics.accept_errors.load(Relaxed), 9);
+        // The one connection is taken: who waits between requests is told to go.
+        let mut heard = heard;
+        heard.wait_for(|order| order.full == 1).await.unwrap();
+        assert_eq!(metrics.full.load(Relaxed), 1);
+        drop(permit);
+        opened.recv().await.unwrap();
+        drop(opened);
+        accepting.await.unwrap();
+    }
+}
