@@ -64,25 +64,42 @@ pub(super) struct Chunks {
     next: Next,
 }
 
+/// The next chunk: here, or being read on a thread that may wait for the disk.
 enum Next {
     Ready(Bytes),
     Reading(JoinHandle<Result<Bytes, BodyError>>),
-    Failed,
+}
+
+impl Next {
+    fn of(reader: &ObjectReader, at: u64) -> Self {
+        match reader.cached_chunk_at(at) {
+            Some(bytes) if !bytes.is_empty() => Self::Ready(bytes),
+            _ => {
+                let reader = reader.clone();
+                Self::Reading(spawn_blocking(move || read(&reader, at)))
+            }
+        }
+    }
+
+    /// Takes the chunk; what is left holds nothing.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
+        let read = match self {
+            Self::Ready(bytes) => Ok(std::mem::take(bytes)),
+            Self::Reading(task) => ready!(Pin::new(task).poll(cx)).unwrap_or_else(|died| Err(died.into())),
+        };
+        *self = Self::Ready(Bytes::new());
+        Poll::Ready(read)
+    }
 }
 
 impl Chunks {
     /// Opens an object and reads the first chunk of `span`, which is not empty.
     pub(super) async fn open(view: Arc<View>, id: ObjectId, span: Range<u64>) -> Result<Self, BodyError> {
-        let start = span.start;
-        let (reader, first) = spawn_blocking(move || {
-            let reader = view
-                .open(&id)
-                .map_err(|source| BodyError::Unreadable { id, source })?
-                .ok_or(BodyError::Missing(id))?;
-            let first = read(&reader, start)?;
-            Ok::<_, BodyError>((reader, first))
-        })
-        .await??;
+        // A lookup in memory: what may wait for the disk is only the reading.
+        let reader = view.open(&id).map_err(|source| BodyError::Unreadable { id, source })?;
+        let reader = reader.ok_or(BodyError::Missing(id))?;
+        let mut next = Next::of(&reader, span.start);
+        let first = std::future::poll_fn(|cx| next.poll(cx)).await?;
         Ok(Self { reader, span, next: Next::Ready(first) })
     }
 
@@ -94,34 +111,19 @@ impl Chunks {
         if self.left() == 0 {
             return Poll::Ready(None);
         }
-        let read = match std::mem::replace(&mut self.next, Next::Failed) {
-            Next::Ready(bytes) => Ok(bytes),
-            Next::Reading(mut task) => match Pin::new(&mut task).poll(cx) {
-                Poll::Pending => {
-                    self.next = Next::Reading(task);
-                    return Poll::Pending;
-                }
-                Poll::Ready(read) => read.unwrap_or_else(|died| Err(died.into())),
-            },
-            Next::Failed => return Poll::Ready(None),
-        };
-        let mut bytes = match read {
+        let mut bytes = match ready!(self.next.poll(cx)) {
             Ok(bytes) => bytes,
-            Err(error) => return Poll::Ready(Some(Err(error))),
+            Err(error) => {
+                self.span.start = self.span.end;
+                return Poll::Ready(Some(Err(error)));
+            }
         };
         if bytes.len() as u64 > self.left() {
             bytes.truncate(self.left() as usize);
         }
         self.span.start += bytes.len() as u64;
         if self.left() > 0 {
-            let at = self.span.start;
-            self.next = match self.reader.cached_chunk_at(at) {
-                Some(bytes) => Next::Ready(bytes),
-                None => {
-                    let reader = self.reader.clone();
-                    Next::Reading(spawn_blocking(move || self::read(&reader, at)))
-                }
-            };
+            self.next = Next::of(&self.reader, self.span.start);
         }
         Poll::Ready(Some(Ok(bytes)))
     }

@@ -217,7 +217,7 @@ impl HeadScan {
             }
             self.bytes += 1;
             match *byte {
-                b'\n' if self.started && self.line_bytes == 0 => {
+                b'\n' if self.started && self.line_bytes == 0 && self.bytes <= HEAD_BYTES => {
                     *self = Self::default();
                     heads += 1;
                     continue;
@@ -301,6 +301,193 @@ impl Alarm {
             if sleep.as_mut().poll(cx).is_pending() {
                 return false;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use proptest::prelude::*;
+    use std::future::poll_fn;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        time::{advance, sleep, timeout},
+    };
+
+    const FOR_EVER: Duration = Duration::from_secs(100_000);
+
+    fn guarded(buffer: usize, limits: Limits) -> (Guarded<DuplexStream>, DuplexStream, Arc<Metrics>) {
+        let (server, client) = duplex(buffer);
+        let metrics = Arc::new(Metrics::default());
+        (Guarded::new(server, limits, metrics.clone()), client, metrics)
+    }
+    fn secs(s: u64) -> Duration {
+        Duration::from_secs(s)
+    }
+    fn is_timeout<T: std::fmt::Debug>(result: io::Result<T>) -> bool {
+        result.unwrap_err().kind() == io::ErrorKind::TimedOut
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_trickles_has_its_time_from_its_first_byte() {
+        let (mut server, mut client, metrics) = guarded(64, Limits::default());
+        let began = Instant::now();
+        let trickle = tokio::spawn(async move {
+            while client.write_all(b"G").await.is_ok() {
+                sleep(secs(1)).await;
+            }
+        });
+        let mut sink = Vec::new();
+        assert!(is_timeout(server.read_to_end(&mut sink).await));
+        assert_eq!(began.elapsed().as_secs(), Limits::default().head_timeout.as_secs());
+        assert_eq!(metrics.head_timeouts.load(Relaxed), 1);
+        drop(server);
+        trickle.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_requests_the_longer_time_counts_and_an_answer_on_its_way_is_no_idleness() {
+        let limits = Limits { min_bytes_per_s: 0, ..Limits::default() };
+        let (mut server, mut client, metrics) = guarded(64, limits);
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut head = [0; 18];
+        server.read_exact(&mut head).await.unwrap();
+        // An answer that the client takes a little at a time, longer than the idle time; hyper waits for the next
+        // request meanwhile.
+        let reader = tokio::spawn(async move {
+            let mut bit = [0; 64];
+            for _ in 0..9 {
+                sleep(secs(20)).await;
+                client.read_exact(&mut bit).await.unwrap();
+            }
+            client
+        });
+        let mut left = &[7u8; 640][..];
+        poll_fn(|cx| {
+            while !left.is_empty() {
+                match Pin::new(&mut server).poll_write(cx, left) {
+                    Poll::Ready(n) => left = &left[n.unwrap()..],
+                    Poll::Pending => break,
+                }
+            }
+            let mut buf = [0; 8];
+            assert!(Pin::new(&mut server).poll_read(cx, &mut ReadBuf::new(&mut buf)).is_pending());
+            if left.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let _client = reader.await.unwrap();
+        let finished = Instant::now();
+        assert!(is_timeout(server.read_u8().await));
+        assert_eq!(finished.elapsed().as_secs(), 60);
+        assert_eq!(metrics.idle_timeouts.load(Relaxed), 1);
+        assert_eq!(metrics.head_timeouts.load(Relaxed), 0);
+    }
+
+    /// Has a client take `bytes` every `every` seconds of an endless answer; returns when it was cut off.
+    async fn cut_off_after(bytes: usize, every: u64) -> Option<Duration> {
+        let (mut server, mut client, metrics) = guarded(512, Limits::default());
+        let reader = tokio::spawn(async move {
+            let mut bit = vec![0; bytes];
+            loop {
+                sleep(secs(every)).await;
+                if client.read_exact(&mut bit).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let began = Instant::now();
+        let ended = timeout(secs(1000), async { while server.write_all(&[7; 512]).await.is_ok() {} }).await;
+        let elapsed = began.elapsed();
+        assert_eq!(metrics.write_timeouts.load(Relaxed), u64::from(ended.is_ok()));
+        drop(server);
+        reader.await.unwrap();
+        ended.ok().map(|()| elapsed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_below_the_least_pace_is_cut_off_and_one_above_is_not() {
+        // 1024 bytes a second over windows of 30 seconds.
+        assert_eq!(cut_off_after(1, 100_000).await.unwrap().as_secs(), 30);
+        assert!(cut_off_after(512, 1).await.unwrap() <= secs(62));
+        assert_eq!(cut_off_after(4096, 3).await, None);
+        assert_eq!(cut_off_after(2048, 1).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_slow_itself_holds_nothing_against_its_client() {
+        let (mut server, mut client, _) = guarded(512, Limits::default());
+        let reader = tokio::spawn(async move {
+            let mut sink = Vec::new();
+            client.read_to_end(&mut sink).await.unwrap();
+            sink.len()
+        });
+        for _ in 0..20 {
+            server.write_all(&[7; 513]).await.unwrap();
+            advance(secs(50)).await;
+        }
+        drop(server);
+        assert_eq!(reader.await.unwrap(), 20 * 513);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_turned_away_is_heard_out_for_a_bounded_time_only() {
+        let (mut server, mut client, _) = guarded(1 << 21, Limits::default());
+        client.write_all(&vec![b'a'; HEAD_BYTES + 100_000]).await.unwrap();
+        let mut head = vec![0; HEAD_BYTES + 1];
+        server.read_exact(&mut head).await.unwrap();
+        assert_eq!(head.last(), Some(&0));
+        let began = Instant::now();
+        timeout(FOR_EVER, server.shutdown()).await.unwrap().unwrap();
+        assert_eq!(began.elapsed(), LINGER);
+        // One that goes on sending is heard no further than this.
+        let (mut server, mut client, _) = guarded(1 << 16, Limits::default());
+        let flood = tokio::spawn(async move { client.write_all(&vec![b'a'; 4 << 20]).await });
+        server.read_exact(&mut head).await.unwrap();
+        timeout(FOR_EVER, server.shutdown()).await.unwrap().unwrap();
+        drop(server);
+        assert!(flood.await.unwrap().is_err());
+    }
+
+    #[test]
+    fn blank_lines_before_a_request_belong_to_its_head() {
+        let mut scan = HeadScan::default();
+        assert_eq!(scan.scan(&mut b"\r\n\r\nGET / HTTP/1.1\r\n".to_vec()), 0);
+        assert_eq!(scan.scan(&mut b"\r\n\r\n".to_vec()), 1);
+        assert_eq!(scan.scan(&mut b"\n\nGET /\n\nGET /\r\n\n".to_vec()), 2);
+        assert!(scan.bytes == 0 && !scan.spoilt);
+    }
+
+    proptest! {
+        #[test]
+        fn heads_are_found_however_the_bytes_are_cut(
+            heads in proptest::collection::vec("[a-z]{1,5}(\r?\n[a-z:]{1,5}){0,3}\r?\n\r?\n", 0..6),
+            cuts in proptest::collection::vec(0usize..200, 0..8),
+        ) {
+            let mut stream = heads.concat().into_bytes();
+            let original = stream.clone();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(stream.len())).collect();
+            cuts.extend([0, stream.len()]);
+            cuts.sort_unstable();
+            let mut scan = HeadScan::default();
+            let found: usize = cuts.windows(2).map(|w| scan.scan(&mut stream[w[0]..w[1]])).sum();
+            prop_assert_eq!(found, heads.len());
+            prop_assert_eq!(stream, original);
+        }
+
+        #[test]
+        fn no_head_above_a_limit_passes_unspoilt(
+            line in 1usize..400, lines in 1usize..200, cut in 1usize..5000,
+        ) {
+            let mut stream = format!("{}\r\n", "a".repeat(line)).repeat(lines).into_bytes();
+            stream.extend_from_slice(b"\r\n");
+            let too_long = stream.len() > HEAD_BYTES || lines > HEAD_LINES;
+            let mut scan = HeadScan::default();
+            let heads: usize = stream.chunks_mut(cut).map(|part| scan.scan(part)).sum();
+            prop_assert_eq!(heads, usize::from(!too_long));
+            prop_assert_eq!(scan.spoilt, too_long);
+            prop_assert_eq!(stream.contains(&0), too_long);
         }
     }
 }

@@ -18,9 +18,16 @@ pub use metrics::Metrics;
 
 use crate::mirror::Snapshot;
 use arc_swap::ArcSwap;
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use std::{
+    convert::Infallible,
     fmt,
     future::Future,
     io,
@@ -128,8 +135,9 @@ const BUFFER_BYTES: usize = 4 * guard::HEAD_BYTES;
 /// What connections are told.
 #[derive(Clone, Copy, Debug, Default)]
 struct Order {
-    /// Grows when every connection is taken: who waits between requests, go.
-    full: u64,
+    /// How many acceptors wait because connections or descriptors are all taken. While any does, connections that
+    /// wait between requests go, and the others go once they have their answer.
+    full: usize,
     /// Finish what runs, then go.
     drain: bool,
 }
@@ -214,7 +222,9 @@ async fn accept<L: Listener>(
             Err(_) => {
                 metrics.full.fetch_add(1, Relaxed);
                 orders.send_modify(|order| order.full += 1);
-                let Ok(permit) = permits.clone().acquire_owned().await else { return };
+                let permit = permits.clone().acquire_owned().await;
+                orders.send_modify(|order| order.full -= 1);
+                let Ok(permit) = permit else { return };
                 permit
             }
         };
@@ -230,6 +240,7 @@ async fn accept<L: Listener>(
                     // Out of descriptors or memory: let go what waits, and try again a little later.
                     orders.send_modify(|order| order.full += 1);
                     sleep(pause).await;
+                    orders.send_modify(|order| order.full -= 1);
                     pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
                 }
             }
@@ -262,10 +273,17 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     metrics.accepted.fetch_add(1, Relaxed);
     let _open = Open::new(&metrics.open);
     let served = AtomicBool::new(false);
+    let standing = orders.clone();
     let answer = service_fn(|request: Request<Incoming>| {
         served.store(true, Relaxed);
-        let site = site.clone();
-        async move { Ok::<_, std::convert::Infallible>(handler::answer(&site, request).await) }
+        let (site, standing) = (site.clone(), standing.clone());
+        async move {
+            let mut answer = handler::answer(&site, request).await;
+            if standing.borrow().full > 0 {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let io = TokioIo::new(guard::Guarded::new(socket, limits, metrics.clone()));
     let mut connection = pin!(
@@ -275,18 +293,16 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             .max_buf_size(BUFFER_BYTES)
             .serve_connection(io, answer)
     );
-    orders.mark_unchanged();
+    // Whoever comes while orders stand has yet to hear them.
+    orders.mark_changed();
     let mut leaving = false;
-    if orders.borrow().drain {
-        leaving = true;
-        connection.as_mut().graceful_shutdown();
-    }
     let ended = loop {
         tokio::select! {
             ended = connection.as_mut() => break ended,
             Ok(()) = orders.changed(), if !leaving => {
+                let order = *orders.borrow_and_update();
                 // A connection whose first request is still on its way is not one that waits between requests.
-                leaving = orders.borrow_and_update().drain || served.load(Relaxed);
+                leaving = order.drain || (order.full > 0 && served.load(Relaxed));
                 if leaving {
                     connection.as_mut().graceful_shutdown();
                 }
@@ -312,5 +328,47 @@ impl<'a> Open<'a> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use std::collections::VecDeque;
+    use tokio::{sync::mpsc, time::Instant};
+
+    /// Gives these errors, one a call, then a connection.
+    struct Failing(VecDeque<io::Error>);
+    impl Listener for Failing {
+        type Socket = ();
+        async fn next(&mut self) -> io::Result<()> {
+            self.0.pop_front().map_or(Ok(()), Err)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn running_out_of_descriptors_pauses_accepting_and_does_not_end_it() {
+        let emfile = || io::Error::from_raw_os_error(24);
+        let aborted = || io::Error::from(io::ErrorKind::ConnectionAborted);
+        let errors = (0..8).map(|_| emfile()).chain([aborted()]).collect();
+        let (orders, heard) = watch::channel(Order::default());
+        let metrics = Arc::new(Metrics::default());
+        let (open, mut opened) = mpsc::channel(1);
+        let began = Instant::now();
+        let permits = Arc::new(Semaphore::new(1));
+        let accepting = tokio::spawn(accept(Failing(errors), permits, orders, metrics.clone(), open));
+        let (_, permit) = opened.recv().await.unwrap();
+        // 50 + 100 + 200 + 400 + 800 ms, then 1 s each; nothing for a connection that broke by itself.
+        assert_eq!(began.elapsed(), Duration::from_millis(1550 + 3 * 1000));
+        assert_eq!(metrics.accept_errors.load(Relaxed), 9);
+        // The one connection is taken: who waits between requests is told to go.
+        let mut heard = heard;
+        heard.wait_for(|order| order.full == 1).await.unwrap();
+        assert_eq!(metrics.full.load(Relaxed), 1);
+        drop(permit);
+        opened.recv().await.unwrap();
+        drop(opened);
+        accepting.await.unwrap();
     }
 }
