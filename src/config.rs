@@ -6,6 +6,7 @@
 use crate::{
     cvd::{Database, TrustKeys},
     http::Aliases,
+    mirror::retention::Retention,
 };
 use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 use std::{
@@ -172,6 +173,8 @@ pub struct Config {
     pub aliases: Aliases,
     /// CDIFFs kept that led to the newest CVD.
     pub backfill: u32,
+    /// What is kept, and for how long.
+    pub retention: Retention,
     /// Longest since a confirmation before what is published counts as stale.
     pub max_age: Duration,
     /// Longest wait for the source.
@@ -257,6 +260,13 @@ impl Config {
             }
         };
         let txt_record = get.required("txt_record", zone)?;
+        let keep = get.all("keep_cvds", keep_cvds)?;
+        let retention = Retention {
+            cvds: keep.iter().rev().find_map(|(d, count)| d.is_none().then_some(*count)).unwrap_or(2),
+            cvds_of: keep.into_iter().filter_map(|(d, count)| Some((d?, count))).collect(),
+            cdiffs_s: 86_400 * u64::from(get.required("keep_cdiff_days", |s| count(s, 36_500))?),
+            grace_s: get.required("grace", duration)?.as_secs(),
+        };
         Ok(Self {
             data_dir: match get.optional("data_dir", path)? {
                 Some(dir) => dir,
@@ -278,12 +288,8 @@ impl Config {
                 "direct" => Ok(Aliases::Direct),
                 _ => Err("is neither redirect nor direct".into()),
             })?,
-            backfill: get.required("backfill", |s| {
-                s.parse::<u32>()
-                    .ok()
-                    .filter(|n| *n <= 1000)
-                    .ok_or_else(|| "is no count from 0 to 1000".into())
-            })?,
+            backfill: get.required("backfill", |s| count(s, 1000))?,
+            retention,
             max_age: get.required("max_age", duration)?,
             stall_timeout: get.required("stall_timeout", duration)?,
             given,
@@ -450,6 +456,20 @@ fn source(text: &str) -> Result<SourceSpec, String> {
 
 fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "is no ADDR:PORT; write an IP address and a port, as in 0.0.0.0:8080".into())
+}
+
+fn count(text: &str, most: u32) -> Result<u32, String> {
+    text.parse().ok().filter(|n| *n <= most).ok_or_else(|| format!("is no count from 0 to {most}"))
+}
+
+/// How many CVDs are kept, of one database or of each that has no number of its own.
+fn keep_cvds(text: &str) -> Result<(Option<Database>, u32), String> {
+    let why = || "is no count from 1 to 1000; write 2, or main:1 for one database".to_owned();
+    let (database, number) = match text.split_once(':') {
+        Some((database, number)) => (Some(database.parse().map_err(|_| why())?), number),
+        None => (None, text),
+    };
+    count(number, 1000).ok().filter(|n| *n >= 1).map(|n| (database, n)).ok_or_else(why)
 }
 
 fn nameserver(text: &str) -> Result<SocketAddr, String> {

@@ -1,7 +1,10 @@
 //! The socket in the data directory through which `sync` and `status` speak with the running server.
 //!
-//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `POST /sync`; JSON answers.
-use crate::mirror::{DataDir, Mirror, Round, status::Status};
+//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `POST /sync`, `POST /gc`; JSON answers.
+use crate::{
+    clock::epoch_s,
+    mirror::{DataDir, Mirror, Round, retention::Tidied, status::Status},
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -93,6 +96,8 @@ async fn answer(
     let json = match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => serde_json::to_vec(&mirror.status(dir, max_age)),
         (&Method::POST, "/sync") => serde_json::to_vec(&mirror.round().await),
+        (&Method::GET, "/gc") => serde_json::to_vec(&mirror.would_tidy(epoch_s())),
+        (&Method::POST, "/gc") => serde_json::to_vec(&mirror.gc(epoch_s()).await.map_err(|e| e.to_string())),
         _ => {
             let mut response = Response::new(Full::default());
             *response.status_mut() = StatusCode::NOT_FOUND;
@@ -123,6 +128,18 @@ pub async fn status(dir: &DataDir) -> io::Result<Option<Status>> {
 /// When a server is there and does not answer properly.
 pub async fn sync(dir: &DataDir) -> io::Result<Option<Round>> {
     ask(dir, Method::POST, "/sync").await
+}
+
+/// Has the running server tidy up its store, or say what it would do; `None` when none is running.
+///
+/// # Errors
+/// When a server is there and does not answer properly, or could not do it.
+pub async fn gc(dir: &DataDir, dry_run: bool) -> io::Result<Option<Tidied>> {
+    if dry_run {
+        return ask(dir, Method::GET, "/gc").await;
+    }
+    let answer: Option<Result<Tidied, String>> = ask(dir, Method::POST, "/gc").await?;
+    answer.transpose().map_err(io::Error::other)
 }
 
 async fn ask<T: DeserializeOwned>(dir: &DataDir, method: Method, path: &str) -> io::Result<Option<T>> {

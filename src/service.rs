@@ -78,6 +78,7 @@ pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<
     let settings = Settings {
         databases: config.databases.clone(),
         backfill: config.backfill,
+        retention: config.retention.clone(),
         source,
         verifier: Verifier {
             keys: config.trust_keys.clone(),
@@ -164,7 +165,8 @@ impl Service {
     }
 }
 
-/// Does rounds at jittered intervals; after one that failed, sooner, and then less and less soon.
+/// Does rounds at jittered intervals; after one that failed, or that left a full CVD behind a stale edge, sooner,
+/// and then less and less soon.
 async fn rounds(mirror: Arc<Mirror>, interval: Duration, stopped: impl Future<Output = ()>) {
     let mut stopped = std::pin::pin!(stopped);
     let mut retry = FIRST_RETRY.min(interval);
@@ -173,7 +175,7 @@ async fn rounds(mirror: Arc<Mirror>, interval: Duration, stopped: impl Future<Ou
             () = &mut stopped => return,
             round = mirror.round() => round,
         };
-        let pause = if round.is_complete() {
+        let pause = if round.is_complete() && !round.lags() {
             retry = FIRST_RETRY.min(interval);
             interval
         } else {

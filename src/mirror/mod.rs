@@ -7,6 +7,7 @@ pub mod data_dir;
 mod door;
 pub mod plan;
 pub mod report;
+pub mod retention;
 pub mod snapshot;
 pub mod state;
 pub mod status;
@@ -19,16 +20,19 @@ pub use snapshot::{Published, Snapshot};
 pub use verify::Verifier;
 
 use crate::{
+    clock::epoch_s,
     cvd::Database,
     source::{FetchError, Source, budget::Book},
 };
 use arc_swap::ArcSwap;
-use cvdmirror_store::Store;
+use cvdmirror_store::{ObjectId, PackId, Store};
+use door::Door;
+use retention::Retention;
 use state::{DatabaseState, State, StateError};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 /// Why a mirror cannot be opened.
@@ -110,8 +114,10 @@ pub enum SyncError {
 pub struct Mirror {
     databases: Vec<Database>,
     backfill: u32,
+    retention: Retention,
     source: Source,
     verifier: Verifier,
+    door: Mutex<Door>,
     store: Store,
     state: Arc<State>,
     published: Arc<ArcSwap<Snapshot>>,
@@ -130,6 +136,8 @@ pub struct Settings {
     pub databases: Vec<Database>,
     /// CDIFFs wanted that led to the newest CVD.
     pub backfill: u32,
+    /// What is kept, and for how long.
+    pub retention: Retention,
     /// Where files come from.
     pub source: Source,
     /// What makes a file fit to be stored.
@@ -147,10 +155,15 @@ impl Mirror {
         state: Arc<State>,
         settings: Settings,
     ) -> Result<Self, OpenError> {
-        let judged = door::judge(&dir.store(), &state, &settings.verifier)?;
+        let mut door = Door::default();
+        let judged = door.judge(&dir.store(), &state, &settings.verifier)?;
         let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), judged.trusted)?;
         let mut findings = judged.findings;
         findings.extend(conflicts.iter().map(ToString::to_string));
+        for (pack, object) in state.rotten()?.into_keys() {
+            findings.push(format!("object {object} in pack {} is rotten and not served", pack.as_str()));
+            store.quarantine(&pack, object);
+        }
         let mut remembered = BTreeMap::new();
         for database in &settings.databases {
             remembered.insert(database.clone(), state.database(database)?);
@@ -164,8 +177,10 @@ impl Mirror {
         Ok(Self {
             databases: settings.databases,
             backfill: settings.backfill,
+            retention: settings.retention,
             source: settings.source,
             verifier: settings.verifier,
+            door: Mutex::new(door),
             store,
             state,
             published: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -200,6 +215,35 @@ impl Mirror {
     /// The report of the last round.
     pub fn last_round(&self) -> Arc<Option<Round>> {
         self.last_round.load_full()
+    }
+
+    /// Looks at the store directory again: packs put in by hand are judged, and published if they are fit.
+    fn look_again(&self) -> Result<(), OpenError> {
+        let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        let judged = door.judge(self.store.dir(), &self.state, &self.verifier)?;
+        let mut findings = judged.findings;
+        findings.extend(self.store.adopt(judged.trusted).iter().map(ToString::to_string));
+        for (pack, object) in self.state.rotten()?.into_keys() {
+            findings.push(format!("object {object} in pack {} is rotten and not served", pack.as_str()));
+        }
+        *self.findings.write().unwrap_or_else(PoisonError::into_inner) = findings;
+        self.publish();
+        Ok(())
+    }
+
+    /// Takes a copy of an object that was found rotten out of what is served; the next round gets it anew.
+    ///
+    /// # Errors
+    /// When that cannot be remembered; it holds until the next start all the same.
+    pub fn quarantine(&self, pack: &PackId, object: ObjectId) -> Result<(), StateError> {
+        tracing::error!(
+            "object {object} in pack {} is rotten: no longer served, fetched again",
+            pack.as_str()
+        );
+        self.store.quarantine(pack, object);
+        self.find(format!("object {object} in pack {} is rotten and not served", pack.as_str()));
+        self.publish();
+        self.state.quarantine(pack, object, epoch_s())
     }
 
     /// Publishes what the store holds now.

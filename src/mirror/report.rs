@@ -91,6 +91,11 @@ impl Round {
     pub fn is_complete(&self) -> bool {
         self.databases.iter().all(|database| database.error.is_none())
     }
+
+    /// Whether some full CVD lags behind what patches lead to, because the source's own copy does.
+    pub fn lags(&self) -> bool {
+        self.databases.iter().any(|database| database.cvd < database.published)
+    }
 }
 
 impl fmt::Display for Outcome {

@@ -4,15 +4,22 @@
 //! nothing held is affected. Values are JSON, so that a person with `redb` at hand can read them.
 use super::OpenError;
 use crate::{cvd::Database, source::budget::Book};
-use cvdmirror_store::PackId;
+use cvdmirror_store::{ObjectId, Pack, PackId};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// Written into every state file; a greater one is refused.
 const FORMAT: u64 = 1;
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const PACKS: TableDefinition<&str, &str> = TableDefinition::new("packs-0");
+/// Packs that were merged or dropped and whose files wait for the end of the grace period: when, epoch seconds.
+const RETIRED: TableDefinition<&str, u64> = TableDefinition::new("retired-0");
+/// Copies of objects that were found rotten: pack, a space, object.
+const ROTTEN: TableDefinition<&str, u64> = TableDefinition::new("rotten-0");
 const DATABASES: TableDefinition<&str, &str> = TableDefinition::new("databases-0");
 /// Single values: the installation's id, the upstream's ledger.
 const VALUES: TableDefinition<&str, &str> = TableDefinition::new("values-0");
@@ -88,6 +95,8 @@ impl State {
                 txn.open_table(PACKS)?;
                 txn.open_table(DATABASES)?;
                 txn.open_table(VALUES)?;
+                txn.open_table(RETIRED)?;
+                txn.open_table(ROTTEN)?;
                 let mut meta = txn.open_table(META)?;
                 let found = meta.get("format")?.map(|guard| guard.value());
                 if found.is_none() {
@@ -106,18 +115,65 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn trust(&self, pack: &PackId, file_len: u64) -> Result<Trusted, StateError> {
+    pub fn trust(&self, pack: &Pack) -> Result<Trusted, StateError> {
         self.write(|txn| {
             let mut packs = txn.open_table(PACKS)?;
             let mut rank = 0;
             for entry in packs.iter()? {
-                let value = entry?.1;
-                let known: Option<Trusted> = serde_json::from_str(value.value()).ok();
+                let known: Option<Trusted> = serde_json::from_str(entry?.1.value()).ok();
                 rank = rank.max(known.map_or(0, |trusted| trusted.rank + 1));
             }
-            let trusted = Trusted { rank, file_len };
-            packs.insert(pack.as_str(), json(&trusted).as_str())?;
+            let trusted = Trusted { rank, file_len: pack.file_len() };
+            packs.insert(pack.id().as_str(), json(&trusted).as_str())?;
             Ok(trusted)
+        })
+    }
+
+    /// Remembers that packs are retired, and that `merged`, if any, stands in their place in the order of trust.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn retire(&self, retired: &[PackId], merged: Option<&Pack>, now_s: u64) -> Result<(), StateError> {
+        self.write(|txn| {
+            let mut packs = txn.open_table(PACKS)?;
+            let mut waiting = txn.open_table(RETIRED)?;
+            let mut rank = u64::MAX;
+            for id in retired {
+                let known = packs.remove(id.as_str())?;
+                let known: Option<Trusted> = known.and_then(|guard| serde_json::from_str(guard.value()).ok());
+                rank = rank.min(known.map_or(u64::MAX, |trusted| trusted.rank));
+                waiting.insert(id.as_str(), now_s)?;
+            }
+            if let Some(pack) = merged {
+                let trusted = Trusted { rank, file_len: pack.file_len() };
+                packs.insert(pack.id().as_str(), json(&trusted).as_str())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets retired packs whose files are gone.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn forget_retired(&self, gone: &[PackId]) -> Result<(), StateError> {
+        self.write(|txn| {
+            let mut waiting = txn.open_table(RETIRED)?;
+            for id in gone {
+                waiting.remove(id.as_str())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Remembers that a copy of an object is rotten.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn quarantine(&self, pack: &PackId, object: ObjectId, now_s: u64) -> Result<(), StateError> {
+        self.write(|txn| {
+            txn.open_table(ROTTEN)?.insert(format!("{} {object}", pack.as_str()).as_str(), now_s)?;
+            Ok(())
         })
     }
 
@@ -203,6 +259,42 @@ impl<D: ReadableDatabase> State<D> {
         self.get(PACKS, pack.as_str())
     }
 
+    /// Packs that are retired, and since when.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn retired(&self) -> Result<BTreeMap<PackId, u64>, StateError> {
+        self.each(RETIRED, |key, at_s| Some((pack_id(key)?, at_s)))
+    }
+
+    /// Copies of objects that are rotten.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn rotten(&self) -> Result<BTreeMap<(PackId, ObjectId), u64>, StateError> {
+        self.each(ROTTEN, |key, at_s| {
+            let (pack, object) = key.split_once(' ')?;
+            Some(((pack_id(pack)?, object.parse().ok()?), at_s))
+        })
+    }
+
+    fn each<K: Ord>(
+        &self,
+        table: TableDefinition<&str, u64>,
+        read: impl Fn(&str, u64) -> Option<(K, u64)>,
+    ) -> Result<BTreeMap<K, u64>, StateError> {
+        let all = || -> Result<BTreeMap<K, u64>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(table)?;
+            let mut found = BTreeMap::new();
+            for entry in table.iter()? {
+                let (key, value) = entry?;
+                found.extend(read(key.value(), value.value()));
+            }
+            Ok(found)
+        };
+        all().map_err(|source| StateError { path: self.path.clone(), source })
+    }
+
     /// What is remembered of a database.
     ///
     /// # Errors
@@ -243,6 +335,10 @@ fn is_broken(error: &redb::Error) -> bool {
         | redb::Error::UpgradeRequired(_) => true,
         _ => false,
     }
+}
+
+fn pack_id(text: &str) -> Option<PackId> {
+    PackId::from_file_name(&format!("{text}.redb"))
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -33,6 +33,10 @@ impl Mirror {
         let _one_at_a_time = self.round.lock().await;
         let started = Instant::now();
         let mut round = Round { started_at_s: epoch_s(), ..Round::default() };
+        // Packs put in by hand, and objects found rotten since, change what is to be fetched.
+        if let Err(e) = tokio::task::block_in_place(|| self.look_again()) {
+            round.findings.push(e.to_string());
+        }
         for database in &self.databases {
             let report = self.round_of(database).await;
             tracing::info!(
@@ -44,7 +48,14 @@ impl Mirror {
             );
             round.databases.push(report);
         }
-        round.findings = self.findings();
+        match tokio::task::block_in_place(|| self.tidy(epoch_s())) {
+            Ok(_) => {}
+            Err(e) => {
+                tracing::warn!("old packs are not tidied up: {e}");
+                round.findings.push(format!("old packs are not tidied up: {e}"));
+            }
+        }
+        round.findings.extend(self.findings());
         round.took_ms = started.elapsed().as_millis() as u64;
         self.last_round.store(Arc::new(Some(round.clone())));
         round
@@ -92,7 +103,8 @@ impl Mirror {
         let before = self.remembered().remove(database).unwrap_or_default();
         let now_s = epoch_s();
         let newest = report.newest.as_ref().map(|n| n.version);
-        let confirmed = report.error.is_none() && newest.is_some();
+        // A source that has gone back confirms nothing.
+        let confirmed = report.error.is_none() && newest >= report.published && newest.is_some();
         self.remember(
             database,
             DatabaseState {
@@ -349,7 +361,7 @@ impl Mirror {
         let Some(batch) = work.batch.take().filter(|batch| !batch.is_empty()) else { return Ok(()) };
         tokio::task::block_in_place(|| {
             let pack = self.store.commit(batch, epoch_s())?;
-            self.state.trust(pack.id(), pack.file_len())?;
+            self.state.trust(&pack)?;
             self.publish();
             Ok(())
         })

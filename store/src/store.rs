@@ -168,6 +168,17 @@ impl Store {
         Ok(pack)
     }
 
+    /// Adds packs that somebody else put into the directory, as the least trusted. Says what is wrong in the whole view;
+    /// with no packs it changes nothing.
+    pub fn adopt(&self, new: Vec<Pack>) -> Vec<Finding> {
+        let _changing = self.change();
+        let view = self.view();
+        let known = |pack: &Pack| view.packs().iter().any(|held| held.id() == pack.id());
+        let new = new.into_iter().filter(|pack| !known(pack));
+        let packs = view.packs().iter().cloned().chain(new).collect();
+        self.show(packs, view.quarantined().clone())
+    }
+
     /// Takes the rotten copy of an object out of the view: its names go with it unless another pack holds the object, and the
     /// object can be put again. Lasts as long as this `Store`; the caller remembers it across restarts.
     pub fn quarantine(&self, pack: &PackId, object: ObjectId) -> Vec<Finding> {
