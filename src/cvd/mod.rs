@@ -2,6 +2,7 @@
 pub mod apply;
 pub mod body_writer;
 pub mod cdiff;
+pub mod chain;
 pub mod container;
 pub mod draft;
 pub mod header;
@@ -11,12 +12,14 @@ pub mod name;
 pub mod rebuild;
 pub mod script;
 pub mod sign_file;
+pub mod sign_verify;
 pub mod signature;
 pub mod txt_record;
 pub mod verify;
 mod zlib;
 
 pub use cdiff::{Cdiff, Patch};
+pub use chain::Anchors;
 pub use header::{HEADER_BYTES, Header};
 pub use limits::Limits;
 pub use name::{Database, FileKind, FileName, NameError};
@@ -24,4 +27,6 @@ pub use rebuild::{Rebuild, RebuildError};
 pub use sign_file::SignFile;
 pub use signature::{PublicKey, TrustKeys};
 pub use txt_record::{CurrentRecord, DatabaseRecord};
-pub use verify::{Cvd, Member, Verified, VerifyError, verify_cdiff, verify_cld, verify_cvd, verify_cvd_any};
+pub use verify::{
+    Cvd, Member, Verified, VerifyError, verify_cdiff, verify_cld, verify_cvd, verify_cvd_any, verify_sign,
+};

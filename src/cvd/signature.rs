@@ -70,6 +70,11 @@ impl PublicKey {
         Self::checked(BigUint::from_bytes_be(n), BigUint::from_bytes_be(e))
     }
 
+    /// The modulus.
+    pub fn n(&self) -> &BigUint {
+        &self.n
+    }
+
     fn checked(n: BigUint, e: BigUint) -> Result<Self, KeyError> {
         if !(512..=2048).contains(&n.bits()) || !n.bit(0) {
             return Err(KeyError { field: "n", expected: "an odd number of 512 to 2048 bits" });

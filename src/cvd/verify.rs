@@ -4,11 +4,14 @@
 //! both directions, so no byte of it is outside a signature. Does not say that a version is new, or the newest.
 use super::{
     cdiff::{Cdiff, CdiffError, Patch},
+    chain::Anchors,
     container::{ContainerError, Entry, Form, Members},
     header::{HEADER_BYTES, Header, HeaderError},
     info::{Info, InfoError},
     limits::Limits,
     name::{Database, FileKind, FileName},
+    sign_file::SignFile,
+    sign_verify::{self, SignError},
     signature::{SignatureError, TrustKeys},
 };
 use md5::{Digest as _, Md5};
@@ -157,6 +160,9 @@ pub enum VerifyError {
     /// A member with other content than listed.
     #[error("SHA-256 of member {0} is not the one in .info")]
     Sha256(String),
+    /// Not a proper sign file, or not for this file, or not by a trusted signer.
+    #[error("{0}")]
+    Sign(#[from] SignError),
     /// Not a proper or genuine CDIFF.
     #[error("{0}")]
     Cdiff(#[from] CdiffError),
@@ -215,6 +221,25 @@ pub fn verify_cdiff(
         }
         _ => Ok(Verified(cdiff)),
     }
+}
+
+/// Verifies a sign file against the file it signs, at `now_s` (epoch seconds).
+pub fn verify_sign(
+    sign: impl Read,
+    signed: impl Read,
+    anchors: &Anchors,
+    now_s: u64,
+    limits: &Limits,
+) -> Result<Verified<SignFile>, VerifyError> {
+    let sign = parse_sign(sign, limits)?;
+    sign_verify::check(&sign, signed, anchors, now_s)?;
+    Ok(Verified(sign))
+}
+
+/// Reads a sign file and checks that it is well-formed, which needs no certificates.
+pub fn parse_sign(sign: impl Read, limits: &Limits) -> Result<SignFile, VerifyError> {
+    let bytes = read_bounded(sign, limits.max_sign_bytes)?;
+    Ok(SignFile::parse(&bytes).map_err(SignError::from)?)
 }
 
 /// Reads a small file whole.

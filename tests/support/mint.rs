@@ -2,7 +2,10 @@
 //!
 //! A lineage edits its lines itself and writes down what it did, so its CVDs are an oracle for whoever applies its
 //! CDIFFs.
-use super::mint_keys::{Keys, keys};
+use super::{
+    mint_keys::{Keys, keys},
+    mint_sign::signer,
+};
 use cvdmirror::cvd::{FileKind, FileName, HEADER_BYTES, Header, TrustKeys, body_writer::BodyWriter};
 use md5::{Digest as _, Md5};
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -75,6 +78,10 @@ impl Mint {
     pub fn keys_toml(&self) -> String {
         self.keys.toml()
     }
+    /// The root that the sign files' signer leads to, PEM; a new one in every process.
+    pub fn certs_pem(&self) -> &'static str {
+        &signer().root_pem
+    }
     /// A small database of about 500 lines, 10 edits a version.
     pub fn database(&self, name: &str) -> Lineage {
         self.database_of(name, 500, 10)
@@ -129,14 +136,16 @@ impl Lineage {
         let script = (!first)
             .then(|| [script_of(&format!("{}.info", self.database), &self.info, &info), edits].concat());
         self.info = info;
+        let cvd = self.pack(header, &self.info);
+        let cdiff = script.as_ref().map(|script| self.diff(script.as_bytes()));
         Release {
             version: self.version,
             stime_s,
-            cvd: self.pack(header, &self.info),
-            cdiff: script.as_ref().map(|script| self.diff(script.as_bytes())),
             script: script.map(String::into_bytes),
-            cvd_sign: None,
-            cdiff_sign: None,
+            cvd_sign: Some(signer().sign(&cvd)),
+            cdiff_sign: cdiff.as_ref().map(|cdiff| signer().sign(cdiff)),
+            cvd,
+            cdiff,
             database: self.database.clone(),
         }
     }

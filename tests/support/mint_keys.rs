@@ -36,6 +36,13 @@ impl Keys {
         TrustKeys { legacy: self.legacy.public(), cdiff: self.cdiff.public(), info: self.info.public() }
     }
 
+    /// Talos' moduli as decimal text, and the mint's for the same purpose.
+    pub fn moduli_for_talos(&self) -> [(String, String); 3] {
+        let talos = TrustKeys::talos();
+        let pair = |talos: &PublicKey, own: &PrivateKey| (talos.n().to_string(), own.n.to_string());
+        [pair(&talos.legacy, &self.legacy), pair(&talos.cdiff, &self.cdiff), pair(&talos.info, &self.info)]
+    }
+
     /// The public halves as the configuration takes them.
     pub fn toml(&self) -> String {
         let line = |name, key: &PrivateKey| format!("{name} = {{ n = \"{:x}\", e = {} }}\n", key.n, key.e);

@@ -1,0 +1,177 @@
+//! Verifies a sign file against the file it signs and the certificates an operator trusts.
+//!
+//! Guarantees that what passes, passes ClamAV's `PKCS7_verify` too: every signer's digest and signature hold, and every
+//! signer's chain is trusted. Stricter where ClamAV's signer never goes: signed attributes are required, so that a
+//! large file need not be held in memory to check a signature over it.
+use super::{
+    chain::{self, Anchors, ChainError, Hash},
+    sign_file::{SignFile, SignFileError},
+};
+use cms::{
+    cert::{CertificateChoices, x509::Certificate},
+    content_info::ContentInfo,
+    signed_data::{SignedData, SignerIdentifier, SignerInfo},
+};
+use der::{
+    Decode, Encode,
+    asn1::{ObjectIdentifier, OctetString},
+    oid::db::{rfc5911, rfc5912},
+};
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use std::io::{self, Read};
+
+/// Why a sign file does not vouch for a file.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// Not well-formed, so not safe to serve at all.
+    #[error("{0}")]
+    Malformed(#[from] SignFileError),
+    /// The PKCS#7 structure cannot be read.
+    #[error("PKCS#7: {0}")]
+    Structure(#[from] der::Error),
+    /// Not a detached signature.
+    #[error("PKCS#7 holds no detached signature")]
+    NotDetached,
+    /// Nobody signed.
+    #[error("nobody signed")]
+    NoSigner,
+    /// The signer's certificate does not come along.
+    #[error("the signer's certificate is not in the sign file")]
+    NoCertificate,
+    /// An algorithm or a kind of signature that is not supported.
+    #[error("not supported: {0}")]
+    Unsupported(&'static str),
+    /// Signed attributes that are missing or contradict.
+    #[error("signed attributes are missing or wrong")]
+    Attributes,
+    /// It was made for another file.
+    #[error("signed digest is not the file's")]
+    Digest,
+    /// The signature does not hold.
+    #[error("signature does not verify")]
+    Signature,
+    /// The signer is not trusted.
+    #[error("signer is not trusted: {0}")]
+    Chain(#[from] ChainError),
+    /// The signed file could not be read.
+    #[error("cannot read the signed file")]
+    Read(#[source] io::Error),
+}
+
+/// Checks everything; `signed` is the whole signed file, CVD header included; `now_s` is the time, epoch seconds.
+pub(super) fn check(
+    sign: &SignFile,
+    signed: impl Read,
+    anchors: &Anchors,
+    now_s: u64,
+) -> Result<(), SignError> {
+    let outer = ContentInfo::from_der(&sign.pkcs7)?;
+    if outer.content_type != rfc5911::ID_SIGNED_DATA {
+        return Err(SignError::NotDetached);
+    }
+    let data: SignedData = outer.content.decode_as()?;
+    if data.encap_content_info.econtent_type != rfc5911::ID_DATA || data.encap_content_info.econtent.is_some()
+    {
+        return Err(SignError::NotDetached);
+    }
+    let bundle: Vec<Certificate> = data
+        .certificates
+        .iter()
+        .flat_map(|set| set.0.iter())
+        .filter_map(|choice| match choice {
+            CertificateChoices::Certificate(certificate) => Some(certificate.clone()),
+            CertificateChoices::Other(_) => None,
+        })
+        .collect();
+    let signers = data.signer_infos.0.as_slice();
+    if signers.is_empty() {
+        return Err(SignError::NoSigner);
+    }
+    let digests = Digests::of(signed).map_err(SignError::Read)?;
+    signers.iter().try_for_each(|signer| check_signer(signer, &bundle, &digests, anchors, now_s))
+}
+
+fn check_signer(
+    signer: &SignerInfo,
+    bundle: &[Certificate],
+    digests: &Digests,
+    anchors: &Anchors,
+    now_s: u64,
+) -> Result<(), SignError> {
+    let SignerIdentifier::IssuerAndSerialNumber(wanted) = &signer.sid else {
+        return Err(SignError::Unsupported("a signer named by key identifier"));
+    };
+    let is_wanted = |certificate: &&Certificate| {
+        let tbs = certificate.tbs_certificate();
+        *tbs.issuer() == wanted.issuer && *tbs.serial_number() == wanted.serial_number
+    };
+    let certificate = bundle.iter().find(is_wanted).ok_or(SignError::NoCertificate)?;
+    let hash = Hash::of_digest(&signer.digest_alg).ok_or(SignError::Unsupported("the digest algorithm"))?;
+    let bare = [rfc5912::RSA_ENCRYPTION, rfc5912::ID_EC_PUBLIC_KEY].contains(&signer.signature_algorithm.oid);
+    if !bare && Hash::of_signature(&signer.signature_algorithm) != Some(hash) {
+        return Err(SignError::Unsupported("the signature algorithm"));
+    }
+
+    let attributes = signer
+        .signed_attrs
+        .as_ref()
+        .ok_or(SignError::Unsupported("a signature without signed attributes"))?;
+    let only = |oid: ObjectIdentifier| {
+        let mut values = attributes.iter().filter(|attribute| attribute.oid == oid);
+        match (values.next(), values.next()) {
+            (Some(attribute), None) if attribute.values.len() == 1 => attribute.values.get(0),
+            _ => None,
+        }
+    };
+    let content_type = only(rfc5911::ID_CONTENT_TYPE).ok_or(SignError::Attributes)?;
+    if content_type.decode_as::<ObjectIdentifier>()? != rfc5911::ID_DATA {
+        return Err(SignError::Attributes);
+    }
+    let digest = only(rfc5911::ID_MESSAGE_DIGEST).ok_or(SignError::Attributes)?;
+    if digest.decode_as::<OctetString>()?.as_bytes() != digests.get(hash) {
+        return Err(SignError::Digest);
+    }
+    // RFC 5652 section 5.4: what is signed is the set with its own tag, not the implicit one it is stored under.
+    let message = attributes.to_der()?;
+    let key = certificate.tbs_certificate().subject_public_key_info();
+    if !chain::verify(key, hash, &message, signer.signature.as_bytes()) {
+        return Err(SignError::Signature);
+    }
+    Ok(anchors.check(certificate, bundle, now_s)?)
+}
+
+/// The file's digests by every hash a signer may have used.
+struct Digests {
+    sha256: [u8; 32],
+    sha384: [u8; 48],
+    sha512: [u8; 64],
+}
+
+impl Digests {
+    fn of(mut file: impl Read) -> io::Result<Self> {
+        let (mut sha256, mut sha384, mut sha512) = (Sha256::new(), Sha384::new(), Sha512::new());
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let got = match file.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if got == 0 {
+                break;
+            }
+            sha256.update(&buffer[..got]);
+            sha384.update(&buffer[..got]);
+            sha512.update(&buffer[..got]);
+        }
+        let (sha256, sha384, sha512) = (sha256.finalize(), sha384.finalize(), sha512.finalize());
+        Ok(Self { sha256: sha256.into(), sha384: sha384.into(), sha512: sha512.into() })
+    }
+
+    fn get(&self, hash: Hash) -> &[u8] {
+        match hash {
+            Hash::Sha256 => &self.sha256,
+            Hash::Sha384 => &self.sha384,
+            Hash::Sha512 => &self.sha512,
+        }
+    }
+}

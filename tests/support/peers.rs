@@ -1,0 +1,60 @@
+//! ClamAV's own tools, to compare with: as they are, or trusting the mint's keys instead of Talos'.
+use super::mint_keys::keys;
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+};
+use tempfile::TempDir;
+
+/// Finds a program to compare with. Without it the test says that it is skipped, or fails if peers are required.
+pub fn peer(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
+    found.or_else(|| missing(program))
+}
+
+fn missing<T>(what: &str) -> Option<T> {
+    assert!(std::env::var_os("CVDMIRROR_REQUIRE_PEERS").is_none(), "{what} is required but not there");
+    eprintln!("SKIPPED: {what} is not there");
+    None
+}
+
+/// The installed tools with copies of their libraries in which the trusted moduli are the mint's: the same code,
+/// another root of trust, so that it judges minted files to the end.
+pub struct Peers {
+    libraries: TempDir,
+}
+
+impl Peers {
+    pub fn with_mint_keys() -> Option<Self> {
+        let (freshclam, _sigtool) = (peer("freshclam")?, peer("sigtool")?);
+        let libraries = TempDir::new().unwrap();
+        let output = Command::new("ldd").arg(freshclam).output().ok()?;
+        let mut replaced = 0;
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let Some((name, path)) = line.trim().split_once(" => ") else { continue };
+            if !name.starts_with("libclamav.") && !name.starts_with("libfreshclam.") {
+                continue;
+            }
+            let mut library = fs::read(path.split(' ').next().unwrap()).unwrap();
+            for (talos, minted) in keys().moduli_for_talos() {
+                let minted = format!("{minted:0>width$}", width = talos.len());
+                let places: Vec<usize> = memchr::memmem::find_iter(&library, &talos).collect();
+                for place in places {
+                    library[place..place + minted.len()].copy_from_slice(minted.as_bytes());
+                    replaced += 1;
+                }
+            }
+            fs::write(libraries.path().join(name), library).unwrap();
+        }
+        // One of each key: a ClamAV that keeps them otherwise cannot be a peer in this way.
+        if replaced == 3 { Some(Self { libraries }) } else { missing("a ClamAV with its keys as decimal text") }
+    }
+
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("LD_LIBRARY_PATH", self.libraries.path());
+        command
+    }
+}
