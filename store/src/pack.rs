@@ -136,15 +136,14 @@ impl Pack {
         let op = "read";
         let found = guarded(path, op, || {
             let found = table.get(tables::FORMAT_KEY)?;
-            let found = found.and_then(|v| v.value().try_into().ok());
-            Ok(found.map(u64::from_le_bytes))
+            Ok(found.ok_or(BadRow).and_then(|row| tables::decode_format(row.value())))
         })?;
         match found {
-            Some(tables::FORMAT) => {}
-            Some(found) => {
+            Ok(tables::FORMAT) => {}
+            Ok(found) => {
                 return Err(Error::NewerFormat { path: path.to_owned(), found, supported: tables::FORMAT });
             }
-            None => return Err(Error::unusable(path, "it says no format version")),
+            Err(BadRow) => return Err(Error::unusable(path, "it says no format version")),
         }
         let head = guarded(path, op, || {
             let row = table.get(tables::HEAD_KEY)?;
