@@ -1,5 +1,7 @@
 //! Content-addressed objects and names in write-once redb packs.
 mod check;
+#[cfg(test)]
+mod crash_tests;
 mod disk;
 mod error;
 mod finding;

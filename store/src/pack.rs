@@ -11,14 +11,14 @@ use crate::{
     tables::{self, BadRow, Head, NameRow, ObjectRow},
     writer::{MAX_ROWS, bounded, check_name},
 };
-use redb::{Builder, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase};
+use redb::{Builder, OwnedAccessGuard, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase};
 use std::{
     fs::File,
     os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -119,9 +119,7 @@ pub(crate) struct Inner {
     head: Head,
     names: Names,
     objects: Objects,
-    table: Table,
-    /// Keeps the table readable.
-    _db: ReadOnlyDatabase,
+    handle: RwLock<Arc<Handle>>,
 }
 
 impl Pack {
@@ -133,23 +131,19 @@ impl Pack {
             .ok_or_else(|| Error::unusable(path, "its name is not a pack's"))?;
         let file = Arc::new(disk::open_regular(path)?);
         let file_len = file.metadata().map_err(Error::io(path, "inspect"))?.len();
-        let backend = PackFile { file: file.clone(), path: path.to_owned() };
+        let handle = Handle::open(&file, path)?;
+        let table = &handle.table;
         let op = "read";
-        let db = guarded(path, op, || {
-            Ok(Builder::new().set_cache_size(READ_CACHE_BYTES).open_read_only_with_backend(backend)?)
-        })?;
-        let (table, found) = guarded(path, op, || {
-            let table = db.begin_read()?.open_table(tables::TABLE)?;
+        let found = guarded(path, op, || {
             let found = table.get(tables::FORMAT_KEY)?;
-            let found = found.and_then(|v| v.value().try_into().ok());
-            Ok((table, found.map(u64::from_le_bytes)))
+            Ok(found.ok_or(BadRow).and_then(|row| tables::decode_format(row.value())))
         })?;
         match found {
-            Some(tables::FORMAT) => {}
-            Some(found) => {
+            Ok(tables::FORMAT) => {}
+            Ok(found) => {
                 return Err(Error::NewerFormat { path: path.to_owned(), found, supported: tables::FORMAT });
             }
-            None => return Err(Error::unusable(path, "it says no format version")),
+            Err(BadRow) => return Err(Error::unusable(path, "it says no format version")),
         }
         let head = guarded(path, op, || {
             let row = table.get(tables::HEAD_KEY)?;
@@ -158,7 +152,7 @@ impl Pack {
         let head = head.map_err(|BadRow| Error::unusable(path, "its head is damaged"))?;
         bounded("objects in a pack", head.objects, MAX_ROWS)?;
         bounded("names in a pack", head.names, MAX_ROWS)?;
-        let (objects, names) = (read_objects(path, &table, &head)?, read_names(path, &table, &head)?);
+        let (objects, names) = (read_objects(path, table, &head)?, read_names(path, table, &head)?);
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         Ok(Self(Arc::new(Inner {
             id,
@@ -169,8 +163,7 @@ impl Pack {
             head,
             names,
             objects,
-            table,
-            _db: db,
+            handle: RwLock::new(Arc::new(handle)),
         })))
     }
 
@@ -257,14 +250,54 @@ impl Pack {
         ids.into_iter().map(|(_, id)| id).collect()
     }
 
-    pub(crate) fn table(&self) -> &Table {
-        &self.0.table
+    /// Reads a row of the byte stream; `None` if there is none.
+    pub(crate) fn stream_row(&self, at: u64) -> Result<Option<OwnedAccessGuard<&'static [u8]>>, Error> {
+        let inner = &*self.0;
+        let read = || {
+            let handle = inner.handle.read().unwrap_or_else(PoisonError::into_inner).clone();
+            guarded(&inner.path, "read", || Ok(handle.table.get_owned((tables::BYTES, at))?))
+        };
+        let reopen = || {
+            let fresh = Handle::open(&inner.file, &inner.path)?;
+            *inner.handle.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+            Ok(())
+        };
+        match read() {
+            Ok(row) => Ok(row),
+            // Another reader's failure, which redb remembers for all of its handle.
+            Err(Error::Redb { .. }) => {
+                reopen()?;
+                read()
+            }
+            Err(error) => {
+                reopen()?;
+                Err(error)
+            }
+        }
     }
 }
 
 impl std::fmt::Debug for Pack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Pack({})", self.0.id)
+    }
+}
+
+/// An open redb database. After one failed read, of a damaged page or from a failing disk, it refuses every other.
+struct Handle {
+    table: Table,
+    /// Keeps the table readable.
+    _db: ReadOnlyDatabase,
+}
+
+impl Handle {
+    fn open(file: &Arc<File>, path: &Path) -> Result<Self, Error> {
+        let backend = PackFile { file: file.clone(), path: path.to_owned() };
+        guarded(path, "read", || {
+            let db = Builder::new().set_cache_size(READ_CACHE_BYTES).open_read_only_with_backend(backend)?;
+            let table = db.begin_read()?.open_table(tables::TABLE)?;
+            Ok(Self { table, _db: db })
+        })
     }
 }
 

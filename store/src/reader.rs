@@ -3,7 +3,6 @@
 //! Guarantees: no byte is handed out that did not hash right in this process; memory does not grow with the object.
 use crate::{
     Error, ObjectId, Pack,
-    pack::guarded,
     tables::{self, ObjectRow, STRIPE},
 };
 use bytes::Bytes;
@@ -124,16 +123,17 @@ impl ObjectReader {
         Ok(bytes)
     }
 
-    /// Reads `len` bytes of the pack's stream, all within one stripe. `None` if rows are missing.
+    /// Reads `len` bytes of the pack's stream, all within one stripe. `None` if rows are missing or cannot be reached.
     fn read_stream(&self, from: u64, len: u64) -> Result<Option<Bytes>, Error> {
-        let table = self.pack.table();
         let mut key = tables::stripe_start(from);
         let mut out = Vec::new();
         let end = from + len;
         loop {
-            let row = guarded(self.pack.path(), "read", || Ok(table.get_owned((tables::BYTES, key))?))?;
-            let Some(row) = row.map(Row) else {
-                return Ok(None);
+            let row = match self.pack.stream_row(key) {
+                Ok(Some(row)) => Row(row),
+                // The tree that leads to the row is damaged.
+                Ok(None) | Err(Error::Unusable { .. }) => return Ok(None),
+                Err(error) => return Err(error),
             };
             let row_len = row.as_ref().len() as u64;
             if row_len == 0 || row_len > STRIPE {

@@ -206,7 +206,12 @@ impl Store {
             let _ = disk::unlink(&sealed.path);
             return Err(error);
         }
-        disk::sync_dir(&self.store_dir)?;
+        if let Err(error) = disk::sync_dir(&self.store_dir) {
+            // The caller is told that nothing was stored, so that nothing should come to light at the next start; if it
+            // does, it is a whole pack.
+            let _ = disk::unlink(&path);
+            return Err(error);
+        }
         Pack::open_file(&path)
     }
 

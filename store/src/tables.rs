@@ -8,14 +8,15 @@
 //! | 1 | 0, 1, … | a block of `(ObjectId, ObjectRow)`, ascending over all blocks |
 //! | 2 | 0, 1, … | a block of `(name, NameRow)`, ascending over all blocks |
 //! | 255 | 0 | [`Head`] |
-//! | 255 | 255 | format version, u64 little-endian: this never changes, so that any build can read any pack's version |
+//! | 255 | 255 | format version, u64 little-endian, and its check: this never changes, so that any build reads any pack's version |
 //!
 //! The objects' bytes, one after the other, are one stream, cut into rows that fill redb's pages: a redb page is a power of two
 //! (4 KiB at least), so that an object in a row of its own could waste half the file. Likewise a table of its own costs a
 //! page, and rows of names leave pages half empty: hence one table, and blocks.
 //! An object's *piece* is its share of one [`STRIPE`] of the stream; pieces are what is hashed, verified, cached and handed out.
 //!
-//! Sections 1, 2 and 255 are serde + bincode 2 (standard configuration), and end with a check over key and value, so that a
+//! Sections 1 and 2 and the head are serde + bincode 2 (standard configuration). Every row but those of section 0 ends with a check,
+//! the first 16 bytes of the BLAKE3 of section (one byte), number (u64 little-endian) and what precedes the check, so that a
 //! changed bit is found where it is read and never leads to other content. Section 0 is checked by the pieces' hashes.
 use crate::{NameRecord, ObjectId};
 use redb::TableDefinition;
@@ -167,6 +168,17 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), BadRow> {
     // The limit bounds what a length prefix in a hostile row can make us allocate.
     let config = bincode::config::standard().with_limit::<{ 32 << 20 }>();
     bincode::serde::decode_from_slice(bytes, config).map_err(|_| BadRow)
+}
+
+pub(crate) fn encode_format(format: u64) -> Vec<u8> {
+    let mut bytes = format.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&check(FORMAT_KEY, &bytes));
+    bytes
+}
+
+pub(crate) fn decode_format(bytes: &[u8]) -> Result<u64, BadRow> {
+    let value = checked(FORMAT_KEY, bytes)?;
+    value.try_into().map(u64::from_le_bytes).map_err(|_| BadRow)
 }
 
 pub(crate) fn encode_head(head: &Head) -> Vec<u8> {

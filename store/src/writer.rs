@@ -277,7 +277,7 @@ impl PackWriter {
         });
         self.write(|txn| {
             let mut table = txn.open_table(tables::TABLE)?;
-            table.insert(tables::FORMAT_KEY, &tables::FORMAT.to_le_bytes()[..])?;
+            table.insert(tables::FORMAT_KEY, tables::encode_format(tables::FORMAT).as_slice())?;
             table.insert(tables::HEAD_KEY, head.as_slice())?;
             let mut write = |key, block: &[u8]| table.insert(key, block).map(drop);
             tables::encode_blocks(tables::OBJECTS, objects.iter(), &mut write)?;
