@@ -1,24 +1,8 @@
 //! ClamAV's own tools, to compare with: as they are, or trusting the mint's keys instead of Talos'.
-use super::mint_keys::keys;
-use std::{
-    fs,
-    path::PathBuf,
-    process::Command,
-};
+pub use super::peer;
+use super::{mint_keys::keys, skip};
+use std::{fs, path::PathBuf, process::Command};
 use tempfile::TempDir;
-
-/// Finds a program to compare with. Without it the test says that it is skipped, or fails if peers are required.
-pub fn peer(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file());
-    found.or_else(|| missing(program))
-}
-
-fn missing<T>(what: &str) -> Option<T> {
-    assert!(std::env::var_os("CVDMIRROR_REQUIRE_PEERS").is_none(), "{what} is required but not there");
-    eprintln!("SKIPPED: {what} is not there");
-    None
-}
 
 /// The installed tools with copies of their libraries in which the trusted moduli are the mint's: the same code,
 /// another root of trust, so that it judges minted files to the end.
@@ -49,7 +33,11 @@ impl Peers {
             fs::write(libraries.path().join(name), library).unwrap();
         }
         // One of each key: a ClamAV that keeps them otherwise cannot be a peer in this way.
-        if replaced == 3 { Some(Self { libraries }) } else { missing("a ClamAV with its keys as decimal text") }
+        if replaced != 3 {
+            skip("ClamAV's libraries do not hold their keys as decimal text");
+            return None;
+        }
+        Some(Self { libraries })
     }
 
     pub fn command(&self, program: &str) -> Command {

@@ -1,0 +1,128 @@
+//! Stock freshclam against the real binary, on Talos' own files.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod support;
+use support::{
+    clients::Freshclam,
+    program::{Program, Serving},
+    talos,
+    upstream::Upstream,
+    wait_for,
+};
+
+/// A server that has published version `version` of `test`.
+fn serving(program: &Program, version: u64) -> Serving {
+    program.sync().exits(0);
+    let server = program.serve();
+    server.publishes(version);
+    server
+}
+
+/// The requests, once there are as many as expected; the log is written a moment after an answer is sent.
+#[track_caller]
+fn assert_requests(server: &Serving, expected: &[(&str, u16)]) {
+    let expected: Vec<(String, u16)> =
+        expected.iter().map(|(path, status)| (path.to_string(), *status)).collect();
+    wait_for("the last request in the log", || (server.requests().len() >= expected.len()).then_some(()));
+    assert_eq!(server.requests(), expected);
+}
+
+#[test]
+fn installs_through_the_redirect_and_moves_on_by_cdiffs() {
+    let upstream = Upstream::talos(3);
+    let program = Program::new(&upstream.url()).set("check-interval", "200ms");
+    let server = serving(&program, 3);
+    let Some(client) = Freshclam::of(&server.url()) else { return };
+
+    client.update(&["--no-dns"]).exits(0).says(["test.cvd updated (version: 3,"]);
+    assert_eq!(client.version(), Some(3));
+    let fresh = [("/test.cvd", 302), ("/test-3.cvd", 206), ("/test.cvd", 302), ("/test-3.cvd", 200)];
+    assert_requests(&server, &fresh);
+
+    // Nobody asks for a round: the server finds the new version by itself.
+    upstream.move_to(5);
+    server.publishes(5);
+    client.update(&["--no-dns"]).exits(0).says(["test.cld updated (version: 5,"]);
+    let by_cdiffs =
+        [("/test.cvd", 302), ("/test-5.cvd", 206), ("/test-4.cdiff", 200), ("/test-5.cdiff", 200)];
+    assert_requests(&server, &[&fresh[..], &by_cdiffs[..]].concat());
+
+    client.update(&["--no-dns"]).exits(0).says(["test.cld database is up-to-date (version: 5,"]);
+    let up_to_date = [("/test.cvd", 302), ("/test-5.cvd", 304)];
+    assert_requests(&server, &[&fresh[..], &by_cdiffs[..], &up_to_date[..]].concat());
+}
+
+#[test]
+fn direct_aliases_serve_the_same_without_a_redirect() {
+    let upstream = Upstream::talos(3);
+    let program = Program::new(&upstream.url()).set("aliases", "direct");
+    let server = serving(&program, 3);
+    let Some(client) = Freshclam::of(&server.url()) else { return };
+    client.update(&["--no-dns"]).exits(0).says(["test.cvd updated (version: 3,"]);
+    upstream.move_to(5);
+    program.sync().exits(0);
+    client.update(&["--no-dns"]).exits(0).says(["test.cld updated (version: 5,"]);
+    client.update(&["--no-dns"]).exits(0).says(["up-to-date (version: 5,"]);
+    assert_requests(
+        &server,
+        &[
+            ("/test.cvd", 206),
+            ("/test.cvd", 200),
+            ("/test.cvd", 206),
+            ("/test-4.cdiff", 200),
+            ("/test-5.cdiff", 200),
+            ("/test.cvd", 304),
+        ],
+    );
+}
+
+#[test]
+fn a_private_mirror_gets_the_full_file_each_time() {
+    let upstream = Upstream::talos(3);
+    let program = Program::new(&upstream.url());
+    let server = serving(&program, 3);
+    let Some(client) = Freshclam::with(&format!("PrivateMirror {}\n", server.url())) else { return };
+    client.update(&[]).exits(0).says(["test.cvd updated (version: 3,"]);
+    upstream.move_to(5);
+    program.sync().exits(0);
+    client.update(&[]).exits(0).says(["test.cvd updated (version: 5,"]);
+    assert_eq!(client.version(), Some(5));
+    client.update(&[]).exits(0).says(["up-to-date"]);
+    for (path, status) in server.requests() {
+        match path.as_str() {
+            "/test.cld" => assert_eq!(status, 404),
+            "/test.cvd" => assert_eq!(status, 302),
+            "/test-3.cvd" | "/test-5.cvd" => assert!(matches!(status, 200 | 206 | 304), "{path} {status}"),
+            _ => panic!("{path}"),
+        }
+    }
+}
+
+#[test]
+fn a_client_two_versions_behind_patches_through_the_backfill() {
+    let upstream = Upstream::talos(5);
+    let program = Program::new(&upstream.url());
+    let server = serving(&program, 5);
+    let Some(client) = Freshclam::of(&server.url()) else { return };
+    client.put("test.cvd", &talos("test-3.cvd"));
+    client.update(&["--no-dns"]).exits(0).says(["test.cld updated (version: 5,"]);
+    assert_requests(
+        &server,
+        &[("/test.cvd", 302), ("/test-5.cvd", 206), ("/test-4.cdiff", 200), ("/test-5.cdiff", 200)],
+    );
+}
+
+#[test]
+fn a_client_whose_cdiff_is_absent_takes_the_full_file() {
+    let upstream = Upstream::talos(5);
+    upstream.remove("/test-4.cdiff");
+    let program = Program::new(&upstream.url());
+    let server = serving(&program, 5);
+    let Some(client) = Freshclam::of(&server.url()) else { return };
+    client.put("test.cvd", &talos("test-3.cvd"));
+    client.update(&["--no-dns"]).exits(0).says(["test.cvd updated (version: 5,"]);
+    assert_eq!(client.version(), Some(5));
+    let requests = server.requests();
+    assert!(requests.contains(&("/test-4.cdiff".into(), 404)), "{requests:?}");
+    assert!(requests.contains(&("/test-5.cvd".into(), 200)), "{requests:?}");
+    assert!(!requests.iter().any(|(path, _)| path == "/test-5.cdiff"), "{requests:?}");
+}
