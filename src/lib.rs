@@ -3,6 +3,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod cvd;
+pub mod dns;
 pub mod http;
 pub mod mirror;
 pub mod service;
