@@ -4,6 +4,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod cvd;
+pub mod dns;
 pub mod http;
 pub mod mirror;
 pub mod service;

@@ -2,6 +2,7 @@
 use crate::{
     config::{Config, SourceSpec},
     control::Control,
+    dns,
     http::{self, Freshness, Health, Limits, Metrics, Site},
     mirror::{DataDir, Mirror, OpenError, Settings, Verifier, data_dir::Lock, state::State, status},
     source::{
@@ -35,6 +36,22 @@ pub enum StartError {
         address: SocketAddr,
         /// The cause.
         source: io::Error,
+    },
+    /// The address of the TXT responder.
+    #[error("cannot answer DNS on {address}: {source}; free it, or give another --dns-listen")]
+    DnsListen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The zone of the TXT responder.
+    #[error("dns_zone {zone:?}: {source}")]
+    DnsZone {
+        /// The zone.
+        zone: String,
+        /// What is wrong with it.
+        source: hickory_proto::ProtoError,
     },
     /// The control socket.
     #[error("control socket in {}: {source}", dir.display())]
@@ -95,8 +112,28 @@ pub struct Service {
     mirror: Arc<Mirror>,
     dir: DataDir,
     listeners: Vec<TcpListener>,
+    dns: Option<Dns>,
     control: Control,
     config: Config,
+}
+
+/// The TXT responder, ready to run.
+#[derive(Debug)]
+struct Dns {
+    sockets: dns::Sockets,
+    responder: dns::Responder,
+    metrics: Arc<dns::Metrics>,
+}
+
+impl Dns {
+    async fn bind(address: SocketAddr, zone: &str, mirror: &Mirror) -> Result<Self, StartError> {
+        let metrics = Arc::new(dns::Metrics::default());
+        let responder = dns::Responder::new(zone, mirror.published(), metrics.clone())
+            .map_err(|source| StartError::DnsZone { zone: zone.to_owned(), source })?;
+        let sockets = dns::Sockets::bind(address).await;
+        let sockets = sockets.map_err(|source| StartError::DnsListen { address, source })?;
+        Ok(Self { sockets, responder, metrics })
+    }
 }
 
 impl Service {
@@ -111,9 +148,13 @@ impl Service {
             let listener = TcpListener::bind(address).await;
             listeners.push(listener.map_err(|source| StartError::Listen { address: *address, source })?);
         }
+        let dns = match &config.dns {
+            Some((address, zone)) => Some(Dns::bind(*address, zone, &mirror).await?),
+            None => None,
+        };
         let control = Control::bind(&dir)
             .map_err(|source| StartError::Control { dir: config.data_dir.clone(), source })?;
-        Ok(Self { mirror: Arc::new(mirror), dir, listeners, control, config })
+        Ok(Self { mirror: Arc::new(mirror), dir, listeners, dns, control, config })
     }
 
     /// The addresses that are bound.
@@ -121,12 +162,17 @@ impl Service {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
+    /// The address on which DNS is answered, over UDP and TCP.
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().map(|dns| dns.sockets.address())
+    }
+
     /// Runs until `shutdown`; downloads that run then may finish.
     ///
     /// # Errors
     /// When the server cannot go on.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { mirror, dir, listeners, control, config } = self;
+        let Self { mirror, dir, listeners, dns, control, config } = self;
         let max_age = config.max_age;
         let (stop, stopped) = watch::channel(false);
         let until_stopped = |mut stopped: watch::Receiver<bool>| async move {
@@ -137,11 +183,20 @@ impl Service {
             tokio::spawn(control.serve(mirror.clone(), dir, max_age, until_stopped(stopped.clone())));
         let rounds =
             tokio::spawn(rounds(mirror.clone(), config.check_interval, until_stopped(stopped.clone())));
+        let metrics = Metrics::new(dns.as_ref().map(|dns| dns.metrics.clone()));
+        let dns = tokio::spawn({
+            let stopped = until_stopped(stopped.clone());
+            async move {
+                if let Some(Dns { sockets, responder, metrics }) = dns {
+                    dns::serve(sockets, responder, metrics, dns::Limits::default(), stopped).await;
+                }
+            }
+        });
         let judge = mirror.clone();
         let site = Site {
             published: mirror.published(),
             aliases: config.aliases,
-            metrics: Arc::new(Metrics::default()),
+            metrics: Arc::new(metrics),
             health: Box::new(move |snapshot| {
                 let why = status::stale_because(snapshot, &judge.remembered(), max_age);
                 let freshness = match why.is_empty() {
@@ -161,6 +216,7 @@ impl Service {
         rounds.abort();
         let _ = rounds.await;
         let _ = control.await;
+        let _ = dns.await;
         result
     }
 }

@@ -158,7 +158,8 @@ impl From<StartError> for Failure {
         match e {
             StartError::Open(e) => e.into(),
             StartError::Source(_) => Self::Usage(e.to_string()),
-            StartError::Listen { .. } | StartError::Control { .. } => Self::Failed(e.to_string()),
+            StartError::DnsZone { .. } => Self::Usage(e.to_string()),
+            StartError::Listen { .. } | StartError::DnsListen { .. } | StartError::Control { .. } => Self::Failed(e.to_string()),
         }
     }
 }

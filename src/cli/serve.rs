@@ -21,6 +21,9 @@ pub(super) fn run(config: Config) -> Outcome {
         for address in service.addresses() {
             print(format!("listening on http://{address}\n"))?;
         }
+        if let Some(address) = service.dns_address() {
+            print(format!("answering DNS on udp+tcp {address}\n"))?;
+        }
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -156,8 +156,8 @@ fn find(site: &Site, snapshot: &Snapshot, target: Target) -> Result<Resource, Re
             Found::page(json, "application/json", REVALIDATE)
         }
         Target::DnsTxt => {
-            let record = snapshot.txt_record().ok_or(Refusal::Unknown)?;
-            Found::page(format!("{record}\n"), TEXT, REVALIDATE)
+            let records = snapshot.txt_records().ok_or(Refusal::Unknown)?;
+            Found::page(records, TEXT, REVALIDATE)
         }
         Target::Status => {
             Found::page(pages::status(snapshot, &health()), "text/html; charset=utf-8", NO_STORE)

@@ -1,10 +1,13 @@
 //! Counters of the HTTP server, and their text for Prometheus (text exposition format 0.0.4).
 use super::{Freshness, Health};
-use crate::mirror::Snapshot;
+use crate::{dns, mirror::Snapshot};
 use hyper::StatusCode;
 use std::{
     fmt::Write,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// Every status the handler gives; hyper's own 400 for a malformed head is counted in `malformed`.
@@ -34,9 +37,16 @@ pub struct Metrics {
     pub(super) idle_timeouts: AtomicU64,
     /// Connections ended because the client took an answer too slowly.
     pub(super) write_timeouts: AtomicU64,
+    /// What the TXT responder counts; none where there is none.
+    dns: Option<Arc<dns::Metrics>>,
 }
 
 impl Metrics {
+    /// Starts at zero, and shows what the TXT responder counts beside it.
+    pub fn new(dns: Option<Arc<dns::Metrics>>) -> Self {
+        Self { dns, ..Self::default() }
+    }
+
     pub(super) fn answered(&self, status: StatusCode) {
         let answers = STATUSES.iter().zip(&self.answers).find(|(known, _)| **known == status.as_u16());
         if let Some((_, count)) = answers {
@@ -84,6 +94,21 @@ impl Metrics {
         let one = |value| std::iter::once((String::new(), value));
         family("http_connections_open", "gauge", "Connections open now.", &mut one(self.open.load(Relaxed)));
 
+        if let Some(dns) = &self.dns {
+            let mut answers =
+                [("NOERROR", &dns.answered), ("REFUSED", &dns.refused), ("FORMERR", &dns.malformed)]
+                    .into_iter()
+                    .map(|(code, count)| (format!("{{rcode=\"{code}\"}}"), count.load(Relaxed)));
+            family("dns_responses_total", "counter", "DNS queries answered, by code.", &mut answers);
+            for (name, help, count) in [
+                ("dns_ignored_total", "DNS messages that deserve no answer.", &dns.ignored),
+                ("dns_connections_total", "DNS connections accepted over TCP.", &dns.accepted),
+                ("dns_errors_total", "Errors of the DNS sockets.", &dns.errors),
+            ] {
+                family(name, "counter", help, &mut one(count.load(Relaxed)));
+            }
+            family("dns_connections_open", "gauge", "DNS connections open.", &mut one(dns.open.load(Relaxed)));
+        }
         let fresh = matches!(health.freshness, Freshness::Fresh);
         family("fresh", "gauge", "1 while what is published is fresh.", &mut one(u64::from(fresh)));
         let confirmed = snapshot.confirmed_at_s.map(|s| (String::new(), s));

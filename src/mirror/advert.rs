@@ -1,4 +1,7 @@
 //! The records that advertise versions, made from one snapshot: what the TXT responder answers and dns.txt holds.
+//!
+//! dns.txt says all that the responder says: the record of `current.cvd.<zone>` on the first line, which is all that
+//! cvdupdate ever writes there, then a line `<db>.cvd <record>` for each database without a field in it.
 use super::Snapshot;
 use crate::cvd::{
     Database,
@@ -24,6 +27,17 @@ impl Snapshot {
             record.set_version(database, published.version);
         }
         Some(record)
+    }
+
+    /// Writes dns.txt; none before anything was confirmed at the source.
+    pub fn txt_records(&self) -> Option<String> {
+        let mut text = format!("{}\n", self.txt_record()?);
+        for database in self.databases.keys().filter(|database| !CurrentRecord::has_field(database)) {
+            if let Some(record) = self.database_txt_record(database) {
+                text.push_str(&format!("{database}.cvd {record}\n"));
+            }
+        }
+        Some(text)
     }
 
     /// Makes the record of `<db>.cvd.<zone>`; none where nothing is advertised or nothing was ever confirmed.

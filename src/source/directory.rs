@@ -7,7 +7,10 @@ use super::{
     Evidence, FetchError, Fetched, Newest, Wanted,
     staging::{Intake, Staging},
 };
-use crate::cvd::{Database, FileKind, FileName, HEADER_BYTES, Header, txt_record::CurrentRecord};
+use crate::cvd::{
+    Database, FileKind, FileName, HEADER_BYTES, Header,
+    txt_record::{CurrentRecord, DatabaseRecord, TxtError},
+};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -22,7 +25,7 @@ use std::{
 /// Entries read of one listing at most; a directory with more is not one of ours.
 const MAX_ENTRIES: usize = 100_000;
 /// Bytes read of dns.txt at most.
-const MAX_TXT_BYTES: u64 = 4096;
+const MAX_TXT_BYTES: u64 = 64 * 1024;
 
 /// A directory that another program fills.
 #[derive(Clone, Debug)]
@@ -108,8 +111,8 @@ impl DirectorySource {
                 }
             }
         }
-        match CurrentRecord::parse(&text) {
-            Ok(record) => record.version(database),
+        match said_in(&text, database) {
+            Ok(version) => version,
             Err(e) => {
                 remarks.push(format!("{}: {e}", path.display()));
                 None
@@ -185,6 +188,21 @@ impl DirectorySource {
     }
 }
 
+/// What the text of a dns.txt says of a database: cvdupdate writes the record of `current.cvd.<zone>` alone, a mirror
+/// adds a line `<db>.cvd <record>` for each database that has no field in it.
+fn said_in(text: &str, database: &Database) -> Result<Option<u32>, TxtError> {
+    let mut lines = text.lines();
+    let current = CurrentRecord::parse(lines.next().unwrap_or_default());
+    if CurrentRecord::has_field(database) {
+        return Ok(current?.version(database));
+    }
+    let own = lines.find_map(|line| line.split_once(".cvd ").filter(|(name, _)| *name == database.as_str()));
+    match own {
+        Some((_, record)) => Ok(Some(DatabaseRecord::parse(record)?.version)),
+        None => current.map(|_| None),
+    }
+}
+
 /// What tells whether a file changed while it was read.
 fn stamp(file: &File) -> io::Result<(u64, i64, i64)> {
     let meta = file.metadata()?;
@@ -216,4 +234,35 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|e| Err(FetchError::Io { path: dir.into(), source: io::Error::other(e) }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn said(text: &str, database: &str) -> Result<Option<u32>, TxtError> {
+        said_in(text, &database.parse().unwrap())
+    }
+
+    #[test]
+    fn each_database_is_said_on_its_own_line_of_dns_txt() {
+        let ours = "0.0.0:63:28034:1781708400:0:90:0:339\nlocal.cvd 7:1781708400\ntest.cvd 5:1781708400\n";
+        for (database, version) in [("daily", Some(28034)), ("test", Some(5)), ("local", Some(7)), ("x", None)] {
+            assert_eq!(said(ours, database), Ok(version), "{database}");
+        }
+        let cvdupdates = "1.4.6:63:28034:1781708400:1:90:49192:339";
+        assert_eq!(said(cvdupdates, "main"), Ok(Some(63)));
+        assert_eq!(said(cvdupdates, "test"), Ok(None));
+        // A database's line is no record of another's, nor of one whose name ends alike.
+        assert_eq!(said("0.0.0:63:1:1:0:90:0:3\nmytest.cvd 5:1\n", "test"), Ok(None));
+    }
+
+    #[test]
+    fn a_line_that_is_no_record_is_an_error_of_the_databases_it_speaks_of() {
+        let text = "<html>\ntest.cvd 0:1\nlocal.cvd 7:1\n";
+        assert!(said(text, "daily").is_err());
+        assert!(said(text, "test").is_err());
+        assert_eq!(said(text, "local"), Ok(Some(7)));
+    }
 }

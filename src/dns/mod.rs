@@ -1,0 +1,224 @@
+//! The TXT responder: advertises over UDP and TCP exactly what the published snapshot can deliver, and nothing else.
+//!
+//! Guaranteed: `current.cvd.<zone>` and `<db>.cvd.<zone>` are answered from the one snapshot that HTTP serves, with
+//! the time at which it was last confirmed at the source: cut off from there, the record grows old, and clients see
+//! it. Everything else is REFUSED. A query costs no memory that outlives it, a TCP connection ends in bounded time,
+//! and errors of single packets or connections end nothing else. Not offered: recursion, zone transfers, negative
+//! answers, DNSSEC. Bound to a wildcard address of a host with several, a UDP answer leaves by the address that
+//! routing picks, which may not be the one that was asked: listen on the one address that resolvers are to ask.
+//!
+//! Why the two loops are here and not a DNS server library's: those at hand cap neither connections nor what is
+//! reserved for a query's counts, log each query, and stop accepting for good after some errors of accept.
+mod answer;
+
+pub use answer::Responder;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+/// The longest query that is read: a name has at most 255 bytes, the rest is EDNS options and padding.
+const MAX_QUERY_BYTES: usize = 4096;
+/// Port numbers tried for a pair of sockets when any will do.
+const BIND_ATTEMPTS: u32 = 32;
+/// The pause after an error of accept or receive, which mostly means that descriptors or memory ran out.
+const ERROR_PAUSE: Duration = Duration::from_millis(50);
+
+/// The bounds of TCP; UDP needs none, as every packet is answered before the next is read.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections open at a time; more wait to be accepted.
+    pub connections: usize,
+    /// How long a client may take for a query, or to take its answer.
+    pub idle_timeout: Duration,
+    /// How long a connection may last, so that nobody can keep one for ever.
+    pub lifetime: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 64,
+            idle_timeout: Duration::from_secs(10),
+            lifetime: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the responder counts. All but `open` only grow.
+#[derive(Default, Debug)]
+pub struct Metrics {
+    /// Answers with a TXT record.
+    pub answered: AtomicU64,
+    /// Queries refused: for other names or types, or because nothing is published yet.
+    pub refused: AtomicU64,
+    /// Queries answered FORMERR.
+    pub malformed: AtomicU64,
+    /// Messages not answered: too short for a header, or answers themselves.
+    pub ignored: AtomicU64,
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections open now.
+    pub open: AtomicU64,
+    /// Errors of the sockets.
+    pub errors: AtomicU64,
+}
+
+/// A UDP and a TCP socket on one address.
+#[derive(Debug)]
+pub struct Sockets {
+    udp: UdpSocket,
+    tcp: TcpListener,
+    address: SocketAddr,
+}
+
+impl Sockets {
+    /// Binds both; port 0 takes one that is free for both.
+    ///
+    /// # Errors
+    /// When either cannot be bound.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        let mut attempt = 1;
+        loop {
+            let tcp = TcpListener::bind(address).await?;
+            let bound = tcp.local_addr()?;
+            match UdpSocket::bind(bound).await {
+                Ok(udp) => return Ok(Self { udp, tcp, address: bound }),
+                // Free for TCP does not mean free for UDP.
+                Err(e)
+                    if e.kind() == io::ErrorKind::AddrInUse
+                        && address.port() == 0
+                        && attempt < BIND_ATTEMPTS =>
+                {
+                    attempt += 1;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The address both are bound to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Answers on both sockets until `shutdown`.
+pub async fn serve(
+    sockets: Sockets,
+    responder: Responder,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
+    let responder = Arc::new(responder);
+    tokio::select! {
+        () = shutdown => {}
+        () = serve_udp(&sockets.udp, &responder, &metrics) => {}
+        () = serve_tcp(&sockets.tcp, &responder, &metrics, &limits) => {}
+    }
+}
+
+async fn serve_udp(socket: &UdpSocket, responder: &Responder, metrics: &Metrics) {
+    let mut buffer = [0; MAX_QUERY_BYTES];
+    loop {
+        // What is longer is cut here, and then malformed.
+        let (length, client) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                failed(metrics, &error, "cannot receive a query");
+                sleep(ERROR_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(answer) = responder.answer(&buffer[..length]) else { continue };
+        if let Err(error) = socket.send_to(&answer, client).await {
+            failed(metrics, &error, "cannot send an answer");
+        }
+    }
+}
+
+async fn serve_tcp(
+    listener: &TcpListener,
+    responder: &Arc<Responder>,
+    metrics: &Arc<Metrics>,
+    limits: &Limits,
+) {
+    let permits = Arc::new(Semaphore::new(limits.connections.max(1)));
+    // Ends with this function, and every connection with it.
+    let mut connections = JoinSet::new();
+    loop {
+        // The semaphore is never closed.
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        while connections.try_join_next().is_some() {}
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                failed(metrics, &error, "cannot accept a connection");
+                sleep(ERROR_PAUSE).await;
+                continue;
+            }
+        };
+        let (responder, metrics, limits) = (responder.clone(), metrics.clone(), limits.clone());
+        connections.spawn(async move {
+            let _permit = permit;
+            let _open = Open::new(&metrics);
+            // Why a connection ended is its client's business.
+            let _ = timeout(limits.lifetime, converse(socket, &responder, limits.idle_timeout)).await;
+        });
+    }
+}
+
+/// Answers a connection's queries in turn (RFC 7766): each is preceded by its length in two bytes.
+async fn converse(mut socket: TcpStream, responder: &Responder, idle_timeout: Duration) -> io::Result<()> {
+    let mut query = Vec::new();
+    loop {
+        timeout(idle_timeout, async {
+            let length: usize = socket.read_u16().await?.into();
+            if length > MAX_QUERY_BYTES {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            query.resize(length, 0);
+            socket.read_exact(&mut query).await
+        })
+        .await??;
+        let Some(answer) = responder.answer(&query) else { return Ok(()) };
+        // Length and message together, in one segment. An answer is far shorter than 64 KiB.
+        let mut framed = u16::try_from(answer.len()).unwrap_or_default().to_be_bytes().to_vec();
+        framed.extend_from_slice(&answer);
+        timeout(idle_timeout, socket.write_all(&framed)).await??;
+    }
+}
+
+fn failed(metrics: &Metrics, error: &io::Error, what: &str) {
+    metrics.errors.fetch_add(1, Relaxed);
+    tracing::debug!(target: "cvdmirror::dns", %error, "{what}");
+}
+
+/// Counts a connection while it lives.
+struct Open<'a>(&'a Metrics);
+impl<'a> Open<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.accepted.fetch_add(1, Relaxed);
+        metrics.open.fetch_add(1, Relaxed);
+        Self(metrics)
+    }
+}
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
