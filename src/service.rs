@@ -4,7 +4,13 @@ use crate::{
     control::Control,
     dns,
     http::{self, Freshness, Health, Limits, Metrics, Site},
-    mirror::{DataDir, Mirror, OpenError, Settings, Verifier, data_dir::Lock, state::State, status},
+    mirror::{
+        DataDir, Mirror, OpenError, Settings, Verifier,
+        data_dir::Lock,
+        state::State,
+        status,
+        verify::{CertsError, anchors_in},
+    },
     source::{
         FetchLimits, Intake, Progress, Source, budget::Ledger, directory::DirectorySource, http::HttpSource,
         txt::TxtResolver,
@@ -29,6 +35,9 @@ pub enum StartError {
     /// The source.
     #[error("source: {0}")]
     Source(String),
+    /// The CA certificates.
+    #[error("certs_dir: {0}")]
+    Certs(#[from] CertsError),
     /// An address.
     #[error("cannot listen on {address}: {source}; free it, or give another --listen")]
     Listen {
@@ -100,7 +109,7 @@ pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<
         verifier: Verifier {
             keys: config.trust_keys.clone(),
             limits: crate::cvd::Limits::default(),
-            certs_dir: config.certs_dir.clone(),
+            anchors: config.certs_dir.as_deref().map(anchors_in).transpose()?,
         },
     };
     Ok(Mirror::open(&dir, lock, state, settings)?)

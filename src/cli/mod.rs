@@ -157,9 +157,11 @@ impl From<StartError> for Failure {
     fn from(e: StartError) -> Self {
         match e {
             StartError::Open(e) => e.into(),
-            StartError::Source(_) => Self::Usage(e.to_string()),
+            StartError::Source(_) | StartError::Certs(_) => Self::Usage(e.to_string()),
             StartError::DnsZone { .. } => Self::Usage(e.to_string()),
-            StartError::Listen { .. } | StartError::DnsListen { .. } | StartError::Control { .. } => Self::Failed(e.to_string()),
+            StartError::Listen { .. } | StartError::DnsListen { .. } | StartError::Control { .. } => {
+                Self::Failed(e.to_string())
+            }
         }
     }
 }

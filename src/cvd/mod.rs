@@ -19,7 +19,7 @@ pub mod verify;
 mod zlib;
 
 pub use cdiff::{Cdiff, Patch};
-pub use chain::Anchors;
+pub use chain::{AnchorError, Anchors};
 pub use header::{HEADER_BYTES, Header};
 pub use limits::Limits;
 pub use name::{Database, FileKind, FileName, NameError};
@@ -28,5 +28,6 @@ pub use sign_file::SignFile;
 pub use signature::{PublicKey, TrustKeys};
 pub use txt_record::{CurrentRecord, DatabaseRecord};
 pub use verify::{
-    Cvd, Member, Verified, VerifyError, verify_cdiff, verify_cld, verify_cvd, verify_cvd_any, verify_sign,
+    Cvd, Member, Verified, VerifyError, parse_sign, verify_cdiff, verify_cld, verify_cvd, verify_cvd_any,
+    verify_sign,
 };

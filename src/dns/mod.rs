@@ -50,11 +50,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connections: 64,
-            idle_timeout: Duration::from_secs(10),
-            lifetime: Duration::from_secs(60),
-        }
+        Self { connections: 64, idle_timeout: Duration::from_secs(10), lifetime: Duration::from_secs(60) }
     }
 }
 

@@ -107,7 +107,12 @@ impl Metrics {
             ] {
                 family(name, "counter", help, &mut one(count.load(Relaxed)));
             }
-            family("dns_connections_open", "gauge", "DNS connections open.", &mut one(dns.open.load(Relaxed)));
+            family(
+                "dns_connections_open",
+                "gauge",
+                "DNS connections open.",
+                &mut one(dns.open.load(Relaxed)),
+            );
         }
         let fresh = matches!(health.freshness, Freshness::Fresh);
         family("fresh", "gauge", "1 while what is published is fresh.", &mut one(u64::from(fresh)));

@@ -367,7 +367,7 @@ mod tests {
         heard.wait_for(|order| order.full == 1).await.unwrap();
         assert_eq!(metrics.full.load(Relaxed), 1);
         drop(permit);
-        opened.recv().await.unwrap();
+        drop(opened.recv().await.unwrap());
         drop(opened);
         accepting.await.unwrap();
     }

@@ -166,15 +166,24 @@ impl Mirror {
     /// Fetches a file, and its sign file with it, so that both become visible together.
     async fn fetch(&self, work: &mut Work<'_>, wanted: &Wanted) -> Result<(), SyncError> {
         let result = self.source.fetch(wanted).await;
-        if let Some(sign) = self.take(work, wanted, result)?.and_then(|name| name.sign()) {
+        match self.take(work, wanted, result, None)? {
+            Some((name, file)) => self.fetch_sign(work, &name, &file).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Fetches the sign file of a file that is in the batch.
+    async fn fetch_sign(&self, work: &mut Work<'_>, of: &FileName, file: &Staged) -> Result<(), SyncError> {
+        if let Some(sign) = of.sign() {
             let wanted = Wanted::Named(sign);
             let result = self.source.fetch(&wanted).await;
-            self.take(work, &wanted, result)?;
+            self.take(work, &wanted, result, Some(file))?;
         }
         Ok(())
     }
 
-    /// Judges what the source answered, and puts it into the batch where it is fit; the name it then has.
+    /// Judges what the source answered, and puts it into the batch where it is fit; the file, under the
+    /// name it then has. `signed` is the file that a sign file is to sign.
     ///
     /// Only what must end the round is an error here: the store or the disk, not the source.
     fn take(
@@ -182,7 +191,8 @@ impl Mirror {
         work: &mut Work<'_>,
         wanted: &Wanted,
         result: Result<Fetched, FetchError>,
-    ) -> Result<Option<FileName>, SyncError> {
+        signed: Option<&Staged>,
+    ) -> Result<Option<(FileName, Staged)>, SyncError> {
         let mut report = FileRound::of(wanted.to_string());
         let mut stored = None;
         match result {
@@ -197,10 +207,10 @@ impl Mirror {
                 report.bytes = fetched.staged.len();
                 report.origin = fetched.origin.clone();
                 report.via = fetched.via.clone();
-                match tokio::task::block_in_place(|| self.accept(work, wanted, &fetched)) {
+                match tokio::task::block_in_place(|| self.accept(work, wanted, &fetched, signed)) {
                     Ok(accepted) => {
                         (report.outcome, report.detail) = (accepted.outcome, accepted.detail);
-                        stored = accepted.stored;
+                        stored = accepted.stored.map(|name| (name, fetched.staged));
                     }
                     Err(e @ (SyncError::Refused { .. } | SyncError::Older { .. })) => {
                         let older = matches!(e, SyncError::Older { .. });
@@ -217,7 +227,13 @@ impl Mirror {
     }
 
     /// Verifies what came and puts it into the batch.
-    fn accept(&self, work: &mut Work<'_>, wanted: &Wanted, fetched: &Fetched) -> Result<Accepted, SyncError> {
+    fn accept(
+        &self,
+        work: &mut Work<'_>,
+        wanted: &Wanted,
+        fetched: &Fetched,
+        signed: Option<&Staged>,
+    ) -> Result<Accepted, SyncError> {
         let refused = |why: String| SyncError::Refused {
             name: wanted.to_string(),
             origin: fetched.origin.clone(),
@@ -252,7 +268,12 @@ impl Mirror {
                 false => Err(SyncError::Older { origin: fetched.origin.clone(), found: name.version, held }),
             };
         }
-        let proof = self.verifier.verify(&name, fetched.staged.reader().map_err(read)?).map_err(refused)?;
+        let bytes = fetched.staged.reader().map_err(read)?;
+        let proof = match signed {
+            Some(signed) => self.verifier.verify_sign(bytes, signed.reader().map_err(read)?),
+            None => self.verifier.verify(&name, bytes),
+        };
+        let proof = proof.map_err(refused)?;
         self.put(work, &name, &fetched.staged, &fetched.origin, proof)?;
         Ok(Accepted { outcome: Outcome::Stored, detail: behind(asked, name.version), stored: Some(name) })
     }
@@ -309,9 +330,7 @@ impl Mirror {
                 report.detail = format!("{} bytes, {}", staged.len(), report.origin);
                 tokio::task::block_in_place(|| self.put(work, &name, &staged, &report.origin, proof))?;
                 work.report.files.push(report);
-                if let Some(sign) = name.sign() {
-                    self.fetch(work, &Wanted::Named(sign)).await?;
-                }
+                self.fetch_sign(work, &name, &staged).await?;
             }
             // Whatever is in the way, the full file is the way round.
             Err(why) => {

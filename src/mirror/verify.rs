@@ -1,9 +1,12 @@
 //! What makes a file fit to be stored under a name: the one place where sync and the door agree on it.
-use crate::cvd::{self, Cdiff, FileKind, FileName, SignFile, TrustKeys};
-use cvdmirror_store::{Hasher, ObjectReader, Pack};
+use crate::{
+    clock::epoch_s,
+    cvd::{self, AnchorError, Anchors, Cdiff, FileKind, FileName, TrustKeys},
+};
+use cvdmirror_store::{Hasher, ObjectId, ObjectReader, Pack};
 use std::{
     io::{self, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// Verifies files by their names.
@@ -13,8 +16,55 @@ pub struct Verifier {
     pub keys: TrustKeys,
     /// Bounds on what a file may hold.
     pub limits: cvd::Limits,
-    /// Directory of CA certificates against which sign files are verified, if any.
-    pub certs_dir: Option<PathBuf>,
+    /// CA certificates against which sign files are verified; `None`: they need only be well-formed.
+    pub anchors: Option<Anchors>,
+}
+
+/// Why a directory of CA certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertsError {
+    /// The directory or a file in it cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file holds something that is no certificate.
+    #[error("{}: {source}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: AnchorError,
+    },
+    /// There is nothing to trust.
+    #[error("{}: no certificate in any *.pem or *.crt; ClamAV's own are in /etc/clamav/certs", dir.display())]
+    None {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+/// Reads every certificate of every `*.pem` and `*.crt` in a directory, as ClamAV does.
+///
+/// # Errors
+/// See [`CertsError`].
+pub fn anchors_in(dir: &Path) -> Result<Anchors, CertsError> {
+    let read = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CertsError::Read { path, source }
+    };
+    let mut anchors = Anchors::default();
+    for entry in std::fs::read_dir(dir).map_err(read(dir))? {
+        let path = entry.map_err(read(dir))?.path();
+        if path.extension().is_some_and(|ending| ending == "pem" || ending == "crt") {
+            let text = std::fs::read(&path).map_err(read(&path))?;
+            anchors.add_pem(&text).map_err(|source| CertsError::Certificate { path, source })?;
+        }
+    }
+    if anchors.is_empty() { Err(CertsError::None { dir: dir.into() }) } else { Ok(anchors) }
 }
 
 /// That a file is what its name says.
@@ -50,16 +100,30 @@ impl Verifier {
                 };
                 Ok(Proof { modified_s: None, text: text.into() })
             }
-            FileKind::CvdSign | FileKind::CdiffSign => self.verify_sign(bytes),
+            FileKind::CvdSign | FileKind::CdiffSign => {
+                Err("a sign file is verified with the file it signs".into())
+            }
         }
     }
 
-    /// Verifies that a sign file is well-formed.
-    fn verify_sign(&self, bytes: impl Read) -> Result<Proof, String> {
-        let mut text = Vec::new();
-        bytes.take(self.limits.max_sign_bytes + 1).read_to_end(&mut text).map_err(|e| e.to_string())?;
-        SignFile::parse(&text).map_err(|e| e.to_string())?;
-        Ok(Proof { modified_s: None, text: "well-formed".into() })
+    /// Verifies a sign file with the file it signs: well-formed, and by a signer that is trusted where that is asked.
+    ///
+    /// # Errors
+    /// The rule that failed, in words.
+    pub fn verify_sign(&self, sign: impl Read, signed: impl Read) -> Result<Proof, String> {
+        let text = match &self.anchors {
+            Some(anchors) => {
+                cvd::verify_sign(sign, signed, anchors, epoch_s(), &self.limits)
+                    .map_err(|e| e.to_string())?;
+                "signer, digest and chain"
+            }
+            // Its signed file may be anything then: only what would crash a client is looked for.
+            None => {
+                cvd::parse_sign(sign, &self.limits).map_err(|e| e.to_string())?;
+                "well-formed"
+            }
+        };
+        Ok(Proof { modified_s: None, text: text.into() })
     }
 
     /// Verifies a pack that was not sealed here: its file, its objects, and its names by their content.
@@ -69,18 +133,28 @@ impl Verifier {
     /// The first rule that fails, in words.
     pub fn verify_pack(&self, pack: &Pack, all: &[Pack]) -> Result<(), String> {
         pack.check_file_hash(&mut |_| {}).map_err(|e| e.to_string())?;
-        for (name, record) in pack.names() {
-            let file: FileName = name.parse().map_err(|e: cvd::NameError| e.to_string())?;
-            let mut reader = None;
+        let open = |name: &str, id: &ObjectId| -> Result<Reading, String> {
             for holder in std::iter::once(pack).chain(all) {
-                reader = holder.open(&record.object).map_err(|e| e.to_string())?;
-                if reader.is_some() {
-                    break;
+                if let Some(object) = holder.open(id).map_err(|e| e.to_string())? {
+                    return Ok(Reading::new(object));
                 }
             }
-            let reader = reader.ok_or_else(|| format!("{name}: its object is in no pack"))?;
-            let mut hashing = Hashing { inner: Reading::new(reader), hasher: Hasher::new() };
-            self.verify(&file, &mut hashing).map_err(|why| format!("{name}: {why}"))?;
+            Err(format!("{name}: its object is in no pack"))
+        };
+        for (name, record) in pack.names() {
+            let file: FileName = name.parse().map_err(|e: cvd::NameError| e.to_string())?;
+            let mut hashing = Hashing { inner: open(name, &record.object)?, hasher: Hasher::new() };
+            let verified = match file.signed() {
+                None => self.verify(&file, &mut hashing),
+                Some(signed) => {
+                    let signed = signed.to_string();
+                    let bound = |pack: &Pack| pack.names().find(|(n, _)| *n == signed).map(|(_, r)| r.object);
+                    let object = std::iter::once(pack).chain(all).find_map(bound);
+                    let object = object.ok_or_else(|| format!("{name}: {signed} is in no pack"))?;
+                    self.verify_sign(&mut hashing, open(&signed, &object)?)
+                }
+            };
+            verified.map_err(|why| format!("{name}: {why}"))?;
             io::copy(&mut hashing, &mut io::sink()).map_err(|e| format!("{name}: {e}"))?;
             if hashing.hasher.finish() != record.object {
                 return Err(format!("{name}: its content does not hash to its object's id"));

@@ -248,7 +248,9 @@ mod tests {
     #[test]
     fn each_database_is_said_on_its_own_line_of_dns_txt() {
         let ours = "0.0.0:63:28034:1781708400:0:90:0:339\nlocal.cvd 7:1781708400\ntest.cvd 5:1781708400\n";
-        for (database, version) in [("daily", Some(28034)), ("test", Some(5)), ("local", Some(7)), ("x", None)] {
+        for (database, version) in
+            [("daily", Some(28034)), ("test", Some(5)), ("local", Some(7)), ("x", None)]
+        {
             assert_eq!(said(ours, database), Ok(version), "{database}");
         }
         let cvdupdates = "1.4.6:63:28034:1781708400:1:90:49192:339";

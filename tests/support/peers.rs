@@ -1,7 +1,7 @@
 //! ClamAV's own tools, to compare with: as they are, or trusting the mint's keys instead of Talos'.
 pub use super::peer;
 use super::{mint_keys::keys, skip};
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 use tempfile::TempDir;
 
 /// The installed tools with copies of their libraries in which the trusted moduli are the mint's: the same code,
