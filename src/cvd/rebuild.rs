@@ -9,15 +9,15 @@ use super::{
     cdiff::Cdiff,
     container::{ContainerError, Form},
     draft::Draft,
+    hashing::{Feed, Hashing},
     header::{HEADER_BYTES, Header, HeaderError},
     info::Info,
     limits::Limits,
     name::Database,
+    pass::Content,
     signature::TrustKeys,
-    verify::{Content, Cvd, Member, Verified, VerifyError, check_list, judge},
+    verify::{Cvd, Member, Verified, VerifyError, check_list, judge},
 };
-use md5::{Digest as _, Md5};
-use sha2::Sha256;
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -139,21 +139,28 @@ impl Rebuild<'_> {
         let list = Info::parse(&info).map_err(|error| mismatch(error.into()))?;
         check_list(&header, &list, self.keys).map_err(mismatch)?;
 
-        let mut new = Digesting { out: new, md5: Md5::new(), bytes: 0 };
+        let mut new = new;
         new.write_all(self.header).map_err(RebuildError::Write)?;
-        new.md5 = Md5::new();
+        let hashing = Hashing::start().map_err(RebuildError::Write)?;
+        let new = Digesting { out: new, feed: hashing.feed(), bytes: HEADER_BYTES as u64 };
         let mut body = BodyWriter::new(new).map_err(RebuildError::Write)?;
         let mut members = Vec::new();
         let listed = list.members.iter().map(|listed| listed.name.as_str());
         for name in [COPYING, &info_name].into_iter().chain(listed) {
-            members.push(copy_member(draft, name, &mut body)?);
+            members.push(copy_member(draft, name, &mut body, &hashing.feed())?);
         }
         if let Some(extra) = draft.names().find(|name| !members.iter().any(|member| member.name == **name)) {
             return Err(mismatch(VerifyError::Unlisted(extra.to_owned())));
         }
-        let Digesting { md5, bytes, .. } = body.finish().map_err(RebuildError::Write)?;
+        let Digesting { mut out, feed, bytes } = body.finish().map_err(RebuildError::Write)?;
+        drop(feed);
+        out.flush().map_err(RebuildError::Write)?;
+        let digests = hashing.finish().map_err(RebuildError::Write)?;
+        for (member, sha256) in members.iter_mut().zip(digests.members) {
+            member.sha256 = sha256;
+        }
         let content = Content { form: Form::Gzip, members, info_name, info };
-        judge(self.database, header, Some(md5.finalize().into()), content, bytes, self.keys).map_err(mismatch)
+        judge(self.database, header, Some(digests.md5), content, bytes, self.keys).map_err(mismatch)
     }
 
     fn read_list(&self, draft: &Draft<'_>, name: &str) -> Result<Vec<u8>, RebuildError> {
@@ -164,40 +171,42 @@ impl Rebuild<'_> {
     }
 }
 
-/// Writes a member and says what it is.
+/// Writes a member and has it digested.
 fn copy_member(
     draft: &Draft<'_>,
     name: &str,
     body: &mut BodyWriter<impl Write>,
+    feed: &Feed,
 ) -> Result<Member, RebuildError> {
     let missing = || RebuildError::Mismatch(VerifyError::Missing(name.to_owned()));
     let size = draft.size(name).ok_or_else(missing)?;
     let mut reader = draft.read(name).ok_or_else(missing)?;
-    let mut sha256 = Sha256::new();
     let mut chunk = vec![0; CHUNK_BYTES];
     body.member(name, size).map_err(RebuildError::Write)?;
     loop {
-        let got = reader.read(&mut chunk).map_err(RebuildError::Scratch)?;
-        if got == 0 {
-            break;
+        match reader.read(&mut chunk).map_err(RebuildError::Scratch)? {
+            0 => break,
+            got => {
+                feed.member(&chunk[..got]);
+                body.write_all(&chunk[..got]).map_err(RebuildError::Write)?;
+            }
         }
-        sha256.update(&chunk[..got]);
-        body.write_all(&chunk[..got]).map_err(RebuildError::Write)?;
     }
-    Ok(Member { name: name.to_owned(), size, sha256: sha256.finalize().into() })
+    feed.end_member();
+    Ok(Member { name: name.to_owned(), size, sha256: [0; 32] })
 }
 
-/// A writer that digests what passes.
+/// A writer that has what passes digested.
 struct Digesting<W> {
     out: W,
-    md5: Md5,
+    feed: Feed,
     bytes: u64,
 }
 
 impl<W: Write> Write for Digesting<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.out.write(bytes)?;
-        self.md5.update(&bytes[..count]);
+        self.feed.file(&bytes[..count]);
         self.bytes += count as u64;
         Ok(count)
     }

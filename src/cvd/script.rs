@@ -107,7 +107,7 @@ pub fn commands(script: &[u8]) -> impl Iterator<Item = Result<(u64, Command<'_>)
             return open.take().map(|line| Err(ScriptError::NeverClosed(line)));
         }
         number += 1;
-        let result = match rest.iter().position(|&b| b == b'\n') {
+        let result = match memchr::memchr(b'\n', rest) {
             None => Err(ScriptError::NoFinalNewline),
             Some(end) => {
                 let line = &rest[..end];
@@ -124,11 +124,11 @@ pub fn commands(script: &[u8]) -> impl Iterator<Item = Result<(u64, Command<'_>)
 
 /// Checks a whole script against the grammar and the limits.
 pub(super) fn check(script: &[u8], limits: &Limits) -> Result<(), ScriptError> {
+    if memchr::memchr_iter(b'\n', script).count() as u64 > limits.max_script_lines {
+        return Err(ScriptError::TooManyLines(limits.max_script_lines));
+    }
     for command in commands(script) {
         let (line, command) = command?;
-        if line > limits.max_script_lines {
-            return Err(ScriptError::TooManyLines(limits.max_script_lines));
-        }
         if let Command::Add(text) | Command::Exchange { new: text, .. } = command
             && text.len() as u64 >= limits.max_line_bytes
         {
@@ -194,7 +194,7 @@ fn parse_line(line: u64, text: &[u8]) -> Result<Command<'_>, ScriptError> {
 
 /// Splits at the first space; without one, the rest is `None`.
 fn split(text: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match text.iter().position(|&b| b == b' ') {
+    match memchr::memchr(b' ', text) {
         Some(space) => (&text[..space], Some(&text[space + 1..])),
         None => (text, None),
     }

@@ -5,17 +5,16 @@
 use super::{
     cdiff::{Cdiff, CdiffError, Patch},
     chain::Anchors,
-    container::{ContainerError, Entry, Form, Members},
-    header::{HEADER_BYTES, Header, HeaderError},
+    container::{ContainerError, Form},
+    header::{Header, HeaderError},
     info::{Info, InfoError},
     limits::Limits,
     name::{Database, FileKind, FileName},
+    pass::{Content, Pass},
     sign_file::SignFile,
     sign_verify::{self, SignError},
     signature::{SignatureError, TrustKeys},
 };
-use md5::{Digest as _, Md5};
-use sha2::Sha256;
 use std::{
     io::{self, Read},
     ops::Deref,
@@ -264,32 +263,24 @@ fn verify_body(
     keys: &TrustKeys,
     limits: &Limits,
 ) -> Result<Verified<Cvd>, VerifyError> {
-    let mut reader = reader.take(limits.max_cvd_bytes.saturating_add(1));
-    let header = read_bounded((&mut reader).take(HEADER_BYTES as u64), HEADER_BYTES as u64)?;
-    let header = Header::parse(&header)?;
-    match version {
+    let Pass { header, md5, bytes, content } = Pass::over(reader, limits, |header| match version {
         Some(expected) if expected != header.version => {
-            return Err(VerifyError::Version { expected, found: header.version });
+            Err(VerifyError::Version { expected, found: header.version })
         }
-        _ if header.version == 0 => return Err(VerifyError::VersionZero),
-        _ => {}
-    }
-
-    // What is wrong inside a body that is not the signed one says nothing: its MD5 is judged before its content.
-    let mut reader = Digesting { reader, md5: Md5::new(), bytes: HEADER_BYTES as u64 };
-    let content = scan(&mut reader, limits);
-    io::copy(&mut reader, &mut io::sink()).map_err(VerifyError::Read)?;
-    let Digesting { md5, bytes, .. } = reader;
-    if bytes > limits.max_cvd_bytes {
-        return Err(VerifyError::TooLarge(limits.max_cvd_bytes));
-    }
-    let md5 = (outer == Outer::Signed).then(|| md5.finalize().into());
+        _ if header.version == 0 => Err(VerifyError::VersionZero),
+        _ => Ok(()),
+    })?;
+    let md5 = (outer == Outer::Signed).then_some(md5);
     check_signature(&header, md5, keys)?;
     judge(database, header, md5, content?, bytes, keys)
 }
 
 /// Checks the header's MD5 and legacy signature against the body's MD5; a CLD has neither.
-fn check_signature(header: &Header, md5: Option<[u8; 16]>, keys: &TrustKeys) -> Result<(), VerifyError> {
+pub(super) fn check_signature(
+    header: &Header,
+    md5: Option<[u8; 16]>,
+    keys: &TrustKeys,
+) -> Result<(), VerifyError> {
     let Some(md5) = md5 else { return Ok(()) };
     if header.md5.ok_or(VerifyError::NoMd5)? != md5 {
         return Err(VerifyError::Md5);
@@ -308,17 +299,15 @@ pub(super) fn judge(
     keys: &TrustKeys,
 ) -> Result<Verified<Cvd>, VerifyError> {
     check_signature(&header, md5, keys)?;
-    let found: Database = content
-        .info_name
-        .strip_suffix(".info")
-        .and_then(|name| name.parse().ok())
-        .ok_or_else(|| ContainerError::Name(content.info_name.clone()))?;
+    let found = content.database()?;
     if found != *database {
         return Err(VerifyError::Database { expected: database.clone(), found });
     }
     let info = Info::parse(&content.info)?;
     check_list(&header, &info, keys)?;
-    check_members(&info, &content)?;
+    if let Some(error) = content.differences(&info).next() {
+        return Err(error);
+    }
     Ok(Verified(Cvd { database: found, header, form: content.form, members: content.members, bytes }))
 }
 
@@ -332,83 +321,4 @@ pub(super) fn check_list(header: &Header, info: &Info, keys: &TrustKeys) -> Resu
         return Err(VerifyError::HeaderDiffers { header, info });
     }
     Ok(())
-}
-
-/// What one pass over a body brings.
-pub(super) struct Content {
-    pub(super) form: Form,
-    pub(super) members: Vec<Member>,
-    pub(super) info_name: String,
-    pub(super) info: Vec<u8>,
-}
-
-fn scan(reader: impl Read, limits: &Limits) -> Result<Content, VerifyError> {
-    let mut source = Members::new(reader, limits)?;
-    let mut members = Vec::new();
-    let mut list: Option<(String, Vec<u8>)> = None;
-    let mut buffer = vec![0; 64 << 10];
-    while let Some(Entry { name, size }) = source.next_member()? {
-        let sha256 = if name.ends_with(".info") {
-            if list.is_some() {
-                return Err(VerifyError::SecondInfo(name));
-            }
-            if size > limits.max_info_bytes {
-                let limit = limits.max_info_bytes;
-                return Err(ContainerError::MemberTooLarge { name, size, limit }.into());
-            }
-            let (_, bytes) = list.insert((name.clone(), source.read_all()?));
-            Sha256::digest(bytes)
-        } else {
-            let mut sha256 = Sha256::new();
-            loop {
-                match source.read(&mut buffer)? {
-                    0 => break sha256.finalize(),
-                    got => sha256.update(&buffer[..got]),
-                }
-            }
-        };
-        members.push(Member { name, size, sha256: sha256.into() });
-    }
-    let (info_name, info) = list.ok_or(VerifyError::NoInfo)?;
-    Ok(Content { form: source.form(), members, info_name, info })
-}
-
-/// Compares list and members, in both directions.
-fn check_members(info: &Info, content: &Content) -> Result<(), VerifyError> {
-    let is_exempt = |name: &str| name == "COPYING" || name == content.info_name;
-    for member in &content.members {
-        match info.members.iter().find(|listed| listed.name == member.name) {
-            None if is_exempt(&member.name) => {}
-            None => return Err(VerifyError::Unlisted(member.name.clone())),
-            Some(listed) if listed.size != member.size => {
-                let name = member.name.clone();
-                return Err(VerifyError::Size { name, listed: listed.size, found: member.size });
-            }
-            Some(listed) if listed.sha256 != member.sha256 => {
-                return Err(VerifyError::Sha256(member.name.clone()));
-            }
-            Some(_) => {}
-        }
-    }
-    match info.members.iter().find(|listed| !content.members.iter().any(|member| member.name == listed.name))
-    {
-        Some(listed) => Err(VerifyError::Missing(listed.name.clone())),
-        None => Ok(()),
-    }
-}
-
-/// A reader that digests what passes.
-struct Digesting<R> {
-    reader: R,
-    md5: Md5,
-    bytes: u64,
-}
-
-impl<R: Read> Read for Digesting<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let got = self.reader.read(out)?;
-        self.md5.update(&out[..got]);
-        self.bytes += got as u64;
-        Ok(got)
-    }
 }
