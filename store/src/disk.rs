@@ -90,12 +90,12 @@ impl StorageBackend for PackFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
-        Ok(self.file.read_exact_at(out, offset)?)
+        self.file.read_exact_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
         seam(&Op::SetLen(&self.path, len))?;
-        Ok(self.file.set_len(len)?)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> Result<(), io::Error> {
@@ -104,7 +104,7 @@ impl StorageBackend for PackFile {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         seam(&Op::Write(&self.path, offset, data))?;
-        Ok(self.file.write_all_at(data, offset)?)
+        self.file.write_all_at(data, offset)
     }
 }
 
