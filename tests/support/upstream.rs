@@ -18,6 +18,8 @@ pub enum Answer {
     Status(u16, String, Vec<u8>),
     /// 302.
     Redirect(String),
+    /// The first for a range, the second for the whole.
+    Split(Box<Answer>, Box<Answer>),
     /// Announces a length, sends these bytes, and closes.
     Announced(u64, Vec<u8>),
     /// 200 without an end: these bytes again and again.
@@ -26,6 +28,8 @@ pub enum Answer {
     Stalling(Vec<u8>),
     /// The connection is closed without an answer.
     Hangup,
+    /// The connection stays open without an answer.
+    Silence,
 }
 
 /// A request that came.
@@ -175,6 +179,7 @@ fn send(mut stream: TcpStream, answer: Answer, range: Option<&str>) -> std::io::
             stream.write_all(&body)
         }
         Answer::Redirect(to) => head(302, &format!("Location: {to}\r\n"), Some(0)),
+        Answer::Split(part, whole) => send(stream, if range.is_some() { *part } else { *whole }, range),
         Answer::Announced(length, bytes) => {
             head(200, "", Some(length))?;
             stream.write_all(&bytes)
@@ -192,6 +197,7 @@ fn send(mut stream: TcpStream, answer: Answer, range: Option<&str>) -> std::io::
             stream.read_to_end(&mut Vec::new()).map(drop)
         }
         Answer::Hangup => Ok(()),
+        Answer::Silence => stream.read_to_end(&mut Vec::new()).map(drop),
     }
 }
 

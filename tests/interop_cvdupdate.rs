@@ -1,0 +1,42 @@
+//! The real cvdupdate leaves its files in a directory, the mirror takes them from there, and freshclam from it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod support;
+use support::{
+    clients::{Cvdupdate, Freshclam},
+    name_server::{NameServer, time_s},
+    namespace,
+    program::Program,
+    talos,
+    upstream::Upstream,
+};
+
+/// cvdupdate takes the versions from this record alone; `test` is told to stand where daily does.
+fn record(version: u32) -> String {
+    format!("1.4.6:63:{version}:{}:1:90:49192:339", time_s(60))
+}
+
+#[test]
+fn a_directory_that_cvdupdate_fills_is_a_source() {
+    if !namespace::inside("a_directory_that_cvdupdate_fills_is_a_source") {
+        return;
+    }
+    let upstream = Upstream::talos(3);
+    let names = NameServer::at("127.0.0.1:53");
+    names.set("current.cvd.clamav.net", &record(3));
+    let Some(filler) = Cvdupdate::of(&upstream.url(), "test", 2) else { return };
+    filler.update().exits(0).says(["Downloaded test.cvd. Version: 3"]);
+
+    let program = Program::new(&format!("dir:{}", filler.db().display()));
+    let server = program.serve();
+    server.publishes(3);
+    assert_eq!(program.cat("test-3.cvd"), talos("test-3.cvd"));
+    let Some(client) = Freshclam::of(&server.url()) else { return };
+    client.update(&["--no-dns"]).exits(0).says(["test.cvd updated (version: 3,"]);
+
+    upstream.move_to(5);
+    names.set("current.cvd.clamav.net", &record(5));
+    filler.update().exits(0).says(["Downloaded test.cvd. Version: 5"]);
+    program.sync().exits(0).says(["3 -> 5 published"]);
+    client.update(&["--no-dns"]).exits(0).says(["test.cld updated (version: 5,"]);
+    assert_eq!(program.cat("test-5.cvd"), talos("test-5.cvd"));
+}
