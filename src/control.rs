@@ -1,6 +1,6 @@
 //! The socket in the data directory through which `sync` and `status` speak with the running server.
 //!
-//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `POST /sync`, `POST /gc`; JSON answers.
+//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `POST /sync`, `POST /gc`, `POST /look`; JSON answers.
 use crate::{
     clock::epoch_s,
     mirror::{DataDir, Mirror, Round, retention::Tidied, status::Status},
@@ -96,6 +96,7 @@ async fn answer(
     let json = match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => serde_json::to_vec(&mirror.status(dir, max_age)),
         (&Method::POST, "/sync") => serde_json::to_vec(&mirror.round().await),
+        (&Method::POST, "/look") => serde_json::to_vec(&mirror.look().await.map_err(|e| e.to_string())),
         (&Method::GET, "/gc") => serde_json::to_vec(&mirror.would_tidy(epoch_s())),
         (&Method::POST, "/gc") => serde_json::to_vec(&mirror.gc(epoch_s()).await.map_err(|e| e.to_string())),
         _ => {
@@ -139,6 +140,15 @@ pub async fn gc(dir: &DataDir, dry_run: bool) -> io::Result<Option<Tidied>> {
         return ask(dir, Method::GET, "/gc").await;
     }
     let answer: Option<Result<Tidied, String>> = ask(dir, Method::POST, "/gc").await?;
+    answer.transpose().map_err(io::Error::other)
+}
+
+/// Has the running server look at its store directory again; `None` when none is running.
+///
+/// # Errors
+/// When a server is there and does not answer properly, or could not do it.
+pub async fn look(dir: &DataDir) -> io::Result<Option<()>> {
+    let answer: Option<Result<(), String>> = ask(dir, Method::POST, "/look").await?;
     answer.transpose().map_err(io::Error::other)
 }
 

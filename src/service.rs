@@ -201,7 +201,7 @@ impl Service {
                 }
             }
         });
-        let judge = mirror.clone();
+        let (judge, healer) = (mirror.clone(), mirror.clone());
         let site = Site {
             published: mirror.published(),
             aliases: config.aliases,
@@ -213,6 +213,15 @@ impl Service {
                     false => Freshness::Stale { why: why.join("; ") },
                 };
                 Health { freshness, databases: judge.findings() }
+            }),
+            unreadable: Box::new(move |error| {
+                let cvdmirror_store::Error::Rotten { pack, object, .. } = error else { return };
+                let (healer, pack, object) = (healer.clone(), pack.clone(), *object);
+                tokio::task::spawn_blocking(move || {
+                    if let Err(e) = healer.quarantine(&pack, object) {
+                        tracing::warn!("the quarantine is forgotten at the next start: {e}");
+                    }
+                });
             }),
         };
         let result = http::serve(listeners, Arc::new(site), Limits::default(), async {

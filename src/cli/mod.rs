@@ -1,6 +1,7 @@
 //! The command line: one small file a command, and the only place that words errors for people.
 //!
 //! Exit codes: 0 done; 1 findings, or something could not be done; 2 usage or configuration.
+mod care;
 mod progress;
 mod serve;
 mod status;

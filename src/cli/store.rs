@@ -1,5 +1,5 @@
 //! `cvdmirror store …`: looks into the packs from outside, beside a running server too.
-use super::{Failure, Outcome, print, print_json};
+use super::{Failure, Outcome, care, print, print_json};
 use crate::{
     config::Config,
     cvd::FileName,
@@ -12,6 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     io::{self, Write as _},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -34,18 +35,36 @@ pub(super) enum StoreCommand {
         /// A versioned name, or at least 6 hex digits of a hash
         what: String,
     },
-    /// Checks every pack and object; exit 1 on any finding
+    /// Checks every pack, object and name; exit 1 on any finding
     Verify,
+    /// Drops what is no longer to be kept and merges small packs
+    Gc {
+        /// Says what would go, and changes nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Links or copies every pack that is not yet there
+    Backup {
+        /// A directory
+        dest: PathBuf,
+    },
+    /// Verifies the packs of a backup and adds those that are missing
+    Restore {
+        /// A directory of packs, or a data directory
+        src: PathBuf,
+    },
 }
 
 pub(super) fn run(config: &Config, command: StoreCommand) -> Outcome {
-    let dir = DataDir::new(&config.data_dir);
-    let (view, findings) = look(&dir)?;
+    let look = || look(&DataDir::new(&config.data_dir));
     match command {
-        StoreCommand::Ls { json } => list(&view, json),
-        StoreCommand::Stat { json } => stat(&view, &findings, json),
-        StoreCommand::Cat { what } => cat(&view, &what),
-        StoreCommand::Verify => verify(config, &view, &findings),
+        StoreCommand::Ls { json } => list(&look()?.0, json),
+        StoreCommand::Stat { json } => look().and_then(|(view, findings)| stat(&view, &findings, json)),
+        StoreCommand::Cat { what } => cat(&look()?.0, &what),
+        StoreCommand::Verify => look().and_then(|(view, findings)| care::verify(config, &view, &findings)),
+        StoreCommand::Gc { dry_run } => care::gc(config, dry_run),
+        StoreCommand::Backup { dest } => care::backup(config, &dest),
+        StoreCommand::Restore { src } => care::restore(config, &src),
     }
 }
 
@@ -168,11 +187,4 @@ fn by_prefix(view: &View, what: &str) -> Result<ObjectId, Failure> {
         [] => Err(Failure::Failed(format!("{what}: no such name or object; `store ls` lists the names"))),
         _ => Err(Failure::Failed(format!("{what}: several objects begin so; give more digits"))),
     }
-}
-
-fn verify(_config: &Config, _view: &View, findings: &[Finding]) -> Outcome {
-    for finding in findings {
-        print(format!("{finding}\n"))?;
-    }
-    if findings.is_empty() { Ok(()) } else { Err(Failure::Findings) }
 }

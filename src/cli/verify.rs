@@ -1,8 +1,64 @@
 //! `cvdmirror verify FILE...`
-use super::Outcome;
-use crate::config::Config;
-use std::path::PathBuf;
+use super::{Failure, Outcome, print, print_json};
+use crate::{
+    clock::epoch_s,
+    config::Config,
+    cvd::{
+        Anchors, Limits,
+        inspect::{Inspection, Report},
+    },
+    mirror::verify::anchors_in,
+};
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    path::{Path, PathBuf},
+};
 
-pub(super) fn run(_config: &Config, _files: &[PathBuf], _json: bool) -> Outcome {
-    Ok(())
+pub(super) fn run(config: &Config, files: &[PathBuf], json: bool) -> Outcome {
+    let anchors = config.certs_dir.as_deref().map(anchors_in).transpose();
+    let anchors = anchors.map_err(|e| Failure::Usage(format!("certs_dir: {e}")))?;
+    let mut passed = true;
+    let mut reports = Vec::new();
+    for path in files {
+        match inspect(config, path, anchors.as_ref()) {
+            Ok(report) => {
+                passed &= report.passed();
+                if json { reports.push(report) } else { print(&report)? }
+            }
+            Err(e) => {
+                passed = false;
+                eprintln!("cvdmirror: {}: {e}", path.display());
+            }
+        }
+    }
+    if json {
+        print_json(&reports)?;
+    }
+    if passed { Ok(()) } else { Err(Failure::Findings) }
+}
+
+fn inspect(config: &Config, path: &Path, anchors: Option<&Anchors>) -> io::Result<Report> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    // A sign file stands beside what it signs.
+    let mut signed = path
+        .to_str()
+        .and_then(|text| text.strip_suffix(".sign"))
+        .and_then(|beside| open(Path::new(beside)).ok());
+    let inspection = Inspection {
+        keys: &config.trust_keys,
+        limits: &Limits::default(),
+        anchors,
+        signed: signed.as_mut().map(|file| file as &mut dyn Read),
+        now_s: epoch_s(),
+    };
+    Report::of(&name, open(path)?, inspection)
+}
+
+fn open(path: &Path) -> io::Result<BufReader<File>> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(BufReader::with_capacity(1 << 18, file))
 }

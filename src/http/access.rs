@@ -1,7 +1,7 @@
 //! One event a request, target `cvdmirror::access`, when its answer has been handed to the connection or broke off.
 //!
 //! Never logged: the UUID in a ClamAV client's User-Agent, which names one installation.
-use super::{BodyError, Metrics};
+use super::{BodyError, Site};
 use hyper::{HeaderMap, Method, StatusCode, Uri, header::USER_AGENT};
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -16,11 +16,11 @@ pub(super) struct Access {
     status: StatusCode,
     expected: u64,
     bytes: u64,
-    metrics: Arc<Metrics>,
+    site: Arc<Site>,
 }
 
 impl Access {
-    pub(super) fn new(method: &Method, uri: &Uri, headers: &HeaderMap, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(method: &Method, uri: &Uri, headers: &HeaderMap, site: Arc<Site>) -> Self {
         let agent = headers.get(USER_AGENT).map(|agent| agent.as_bytes().escape_ascii().to_string());
         let target = uri.path_and_query().map_or_else(|| uri.path(), |target| target.as_str());
         Self {
@@ -30,7 +30,7 @@ impl Access {
             status: StatusCode::OK,
             expected: 0,
             bytes: 0,
-            metrics,
+            site,
         }
     }
 
@@ -38,24 +38,27 @@ impl Access {
     pub(super) fn answer(&mut self, status: StatusCode, body_bytes: u64) {
         self.status = status;
         self.expected = body_bytes;
-        self.metrics.answered(status);
+        self.site.metrics.answered(status);
     }
 
     /// Counts body bytes handed to the connection.
     pub(super) fn sent(&mut self, bytes: u64) {
         self.bytes += bytes;
-        self.metrics.body_bytes.fetch_add(bytes, Relaxed);
+        self.site.metrics.body_bytes.fetch_add(bytes, Relaxed);
     }
 
     /// Says why the body ends early.
     pub(super) fn broke(&self, error: &BodyError) {
-        unreadable(&self.metrics, &self.path, error);
+        unreadable(&self.site, &self.path, error);
     }
 }
 
 /// Says that an object could not be read for a request.
-pub(super) fn unreadable(metrics: &Metrics, path: &str, error: &BodyError) {
-    metrics.unreadable.fetch_add(1, Relaxed);
+pub(super) fn unreadable(site: &Site, path: &str, error: &BodyError) {
+    if let BodyError::Unreadable { source, .. } = error {
+        (site.unreadable)(source);
+    }
+    site.metrics.unreadable.fetch_add(1, Relaxed);
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     tracing::error!(target: "cvdmirror::http", path, error = %error, cause, "cannot send an object");
 }

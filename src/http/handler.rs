@@ -25,6 +25,7 @@ use hyper::{
         HOST, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION,
     },
 };
+use std::sync::Arc;
 
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 const REVALIDATE: &str = "no-cache";
@@ -32,13 +33,13 @@ const NO_STORE: &str = "no-store";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers a request.
-pub(super) async fn answer<B: hyper::body::Body>(site: &Site, request: Request<B>) -> Response<Body> {
-    let mut access = Access::new(request.method(), request.uri(), request.headers(), site.metrics.clone());
+pub(super) async fn answer<B: hyper::body::Body>(site: &Arc<Site>, request: Request<B>) -> Response<Body> {
+    let mut access = Access::new(request.method(), request.uri(), request.headers(), site.clone());
     let mut answer = match steps(site, &request).await {
         Ok(answer) => answer,
         Err(refusal) => {
             if let Refusal::Unreadable(error) = &refusal {
-                access::unreadable(&site.metrics, request.uri().path(), error);
+                access::unreadable(site, request.uri().path(), error);
             }
             refusal.answer()
         }

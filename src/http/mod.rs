@@ -56,6 +56,8 @@ pub struct Site {
     pub metrics: Arc<Metrics>,
     /// Judges whether a snapshot is fresh now. Called by requests: it must not block.
     pub health: Box<dyn Fn(&Snapshot) -> Health + Send + Sync>,
+    /// Told of every object that could not be read, so that it can be repaired. Called by requests: it must not block.
+    pub unreadable: Box<dyn Fn(&cvdmirror_store::Error) + Send + Sync>,
 }
 
 impl fmt::Debug for Site {

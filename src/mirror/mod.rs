@@ -3,6 +3,7 @@
 //! Guarantees: bytes are verified, then sealed in a pack, then published in one swap, in that order; a version
 //! that is published stays so, whatever the source answers later.
 mod advert;
+pub mod backup;
 pub mod data_dir;
 mod door;
 pub mod plan;
@@ -215,6 +216,15 @@ impl Mirror {
     /// The report of the last round.
     pub fn last_round(&self) -> Arc<Option<Round>> {
         self.last_round.load_full()
+    }
+
+    /// Looks at the store directory again, between two rounds.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn look(&self) -> Result<(), OpenError> {
+        let _one_at_a_time = self.round.lock().await;
+        tokio::task::block_in_place(|| self.look_again())
     }
 
     /// Looks at the store directory again: packs put in by hand are judged, and published if they are fit.

@@ -143,6 +143,7 @@ impl Server {
                     .map_or(Freshness::Fresh, |why| Freshness::Stale { why }),
                 databases: snapshot.databases.keys().map(|db| format!("{db}: held")).collect(),
             }),
+            unreadable: Box::new(|_| {}),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

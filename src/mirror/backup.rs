@@ -1,0 +1,145 @@
+//! Backup and restore: copies of packs, since a pack never changes and names never change their content.
+//!
+//! Guarantees: what arrives at the other side is whole before it has its name there; a backup holds everything that
+//! was acknowledged before it began; a restore can only add. Both do the same again without harm, and only what is
+//! missing is copied.
+use super::{DataDir, OpenError, Verifier};
+use cvdmirror_store::{Pack, PackId, Store};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+/// What a backup or restore did.
+#[derive(Default, Debug)]
+pub struct Carried {
+    /// Packs that were there already.
+    pub held: u64,
+    /// Packs that were linked.
+    pub linked: u64,
+    /// Packs that were copied, or cloned by the file system.
+    pub copied: u64,
+    /// Bytes of the packs linked or copied.
+    pub bytes: u64,
+    /// What was not carried, and why.
+    pub findings: Vec<String>,
+}
+
+/// Carries every whole pack of the store into `dest`, by hard link where the file system lets it.
+///
+/// # Errors
+/// When a directory cannot be read or written.
+pub fn backup(dir: &DataDir, dest: &Path) -> Result<Carried, OpenError> {
+    std::fs::create_dir_all(dest).map_err(at(dest))?;
+    let scan = Store::scan(&dir.store())?;
+    let mut carried = Carried::default();
+    carried.findings.extend(scan.findings.iter().map(ToString::to_string));
+    for pack in scan.packs {
+        let path = dest.join(pack.id().file_name());
+        if path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == pack.file_len()) {
+            carried.held += 1;
+            continue;
+        }
+        if let Err(e) = pack.check_file_hash(&mut |_| {}) {
+            carried.findings.push(format!("not backed up: {e}"));
+            continue;
+        }
+        match std::fs::hard_link(pack.path(), &path) {
+            Ok(()) => carried.linked += 1,
+            Err(_) => {
+                copy(pack.path(), dest, pack.id(), dest)?;
+                carried.copied += 1;
+            }
+        }
+        carried.bytes += pack.file_len();
+    }
+    sync_dir(dest)?;
+    Ok(carried)
+}
+
+/// Verifies every pack in `src` (a copy of a store, or of a data directory) and adds those that are fit.
+///
+/// # Errors
+/// When a directory cannot be read or written, or a pack is of a newer format.
+pub fn restore(dir: &DataDir, src: &Path, verifier: &Verifier) -> Result<Carried, OpenError> {
+    for needed in [dir.store(), dir.tmp()] {
+        std::fs::create_dir_all(&needed).map_err(at(&needed))?;
+    }
+    let inner = src.join("store");
+    let src = if inner.is_dir() { &inner } else { src };
+    let scan = Store::scan(src)?;
+    let mut carried = Carried::default();
+    carried.findings.extend(scan.findings.iter().map(ToString::to_string));
+    let held = Store::scan(&dir.store())?.packs;
+    let (store, _) = Store::assemble(&dir.store(), &dir.tmp(), held.clone())?;
+    let all: Vec<Pack> = scan.packs.iter().chain(&held).cloned().collect();
+    let mut names = store.view();
+    for pack in &scan.packs {
+        if held.iter().any(|known| known.id() == pack.id()) {
+            carried.held += 1;
+            continue;
+        }
+        let conflict = pack
+            .names()
+            .find(|(name, record)| names.lookup(name).is_some_and(|known| known.object != record.object));
+        let refused = match conflict {
+            Some((name, _)) => Err(format!("it binds {name} to other content than is held")),
+            None => verifier.verify_pack(pack, &all),
+        };
+        if let Err(why) = refused {
+            carried.findings.push(format!("pack {} is not restored: {why}", pack.id().as_str()));
+            continue;
+        }
+        copy(pack.path(), &dir.tmp(), pack.id(), &dir.store())?;
+        carried.copied += 1;
+        carried.bytes += pack.file_len();
+        // Two packs of one backup may conflict as well.
+        store.adopt(vec![pack.clone()]);
+        names = store.view();
+    }
+    sync_dir(&dir.store())?;
+    Ok(carried)
+}
+
+/// Copies a pack: whole and durable under another name first, then under its own.
+fn copy(from: &Path, staging: &Path, id: &PackId, dest: &Path) -> Result<(), OpenError> {
+    let staged = staging.join(format!("{}.tmp", id.as_str()));
+    let copied =
+        copy_to(from, &staged, id).and_then(|()| std::fs::rename(&staged, dest.join(id.file_name())));
+    copied.map_err(|source| {
+        let _ = std::fs::remove_file(&staged);
+        at(&staged)(source)
+    })
+}
+
+/// `std::fs::copy` clones the blocks where the file system can.
+fn copy_to(from: &Path, staged: &Path, id: &PackId) -> io::Result<()> {
+    std::fs::copy(from, staged)?;
+    let file = File::open(staged)?;
+    file.sync_all()?;
+    let mut hasher = cvdmirror_store::Hasher::new();
+    let mut reader = io::BufReader::with_capacity(1 << 18, file);
+    loop {
+        let buffer = io::BufRead::fill_buf(&mut reader)?;
+        let n = buffer.len();
+        if n == 0 {
+            break;
+        }
+        hasher.update(buffer);
+        io::BufRead::consume(&mut reader, n);
+    }
+    match hasher.finish().to_string().starts_with(id.hash_start()) {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "the copy does not hash to its name")),
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), OpenError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
+}
+
+fn at(path: &Path) -> impl Fn(io::Error) -> OpenError + use<> {
+    let path = PathBuf::from(path);
+    move |source| OpenError::Io { path: path.clone(), source }
+}
