@@ -15,7 +15,7 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use support::{mint::Mint, peer};
+use support::{mint::Mint, peers::peer};
 
 /// Lines of the database; gives a CVD of about 60 MB.
 const LINES: usize = 1_300_000;

@@ -151,6 +151,8 @@ async fn when_every_connection_is_taken_the_ones_that_wait_are_let_go() {
         assert!(client.ends().await);
     }
     assert!(server.metric("cvdmirror_http_connections_full_total").await >= 1);
+    // They were told to go, and did not just grow old.
+    assert_eq!(server.metric("cvdmirror_http_timeouts_total{kind=\"idle\"}").await, 0);
 }
 
 #[tokio::test]
