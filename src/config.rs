@@ -64,6 +64,9 @@ pub const SETTINGS: &[Setting] = &[
         "Whether /<db>.cvd points to the versioned name or answers itself",
     ),
     one("backfill", "COUNT", "30", "CDIFFs kept that led to the newest CVD, for clients that are behind"),
+    many("keep_cvds", "COUNT|NAME:COUNT", "2", "Full CVDs kept of each database, or of one"),
+    one("keep_cdiff_days", "DAYS", "90", "How long a CDIFF is kept"),
+    one("grace", "TIME", "1h", "How long the file of a merged or dropped pack stays, for copies under way"),
     one(
         "max_age",
         "TIME",
