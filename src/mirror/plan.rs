@@ -128,8 +128,8 @@ pub fn next(held: &Held, newest: u32, answers: &Answers, backfill: u32) -> Optio
 
 /// The next CDIFF below the oldest of the chain that leads to `base`; one that is not to be had ends it.
 fn backfill_step(held: &Held, base: u32, answers: &Answers, backfill: u32) -> Option<Step> {
-    let floor = base.saturating_sub(backfill).saturating_add(1).max(2);
-    for version in (floor..=base).rev() {
+    // Version 1 is the first there is, so no CDIFF leads to it.
+    for version in (2..=base).rev().take(backfill as usize) {
         if held.cdiffs.contains_key(&version) {
             continue;
         }

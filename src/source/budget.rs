@@ -161,10 +161,12 @@ impl Book {
     }
 
     fn count(&mut self, wanted: &Wanted, now_s: u64) -> &mut Count {
+        let today = day(now_s);
+        self.days.entry(today.clone()).or_default();
         while self.days.len() > DAYS_KEPT {
             self.days.pop_first();
         }
-        self.days.entry(day(now_s)).or_default().entry(Kind::of(wanted)).or_default()
+        self.days.entry(today).or_default().entry(Kind::of(wanted)).or_default()
     }
 
     /// What was asked on the day of `now_s`.
@@ -260,7 +262,7 @@ mod tests {
             book.received(&full(), 10, day * 86_400);
         }
         assert_eq!(book.today(199 * 86_400)[&Kind::Cvd], Count { requests: 1, bytes: 10 });
-        assert_eq!(book.days.len(), DAYS_KEPT + 1);
+        assert_eq!(book.days.len(), DAYS_KEPT);
     }
 
     #[test]
