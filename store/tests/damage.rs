@@ -276,7 +276,8 @@ fn a_newer_format_is_refused_by_name() {
     let pack = commit(&home.open_clean(), &[("a", b"a")]);
     let version = 7u64.to_le_bytes();
     let row = [&[255][..], &255u64.to_le_bytes(), &version].concat();
-    let check = &blake3::hash(&row).as_bytes()[..16];
+    let hash = blake3::hash(&row);
+    let check = &hash.as_bytes()[..16];
     edit(pack.path(), (255, 255), &[&version, check].concat());
     let error = Store::scan(&home.store_dir()).unwrap_err();
     assert!(matches!(&error, Error::NewerFormat { path, found: 7, supported: 0 } if path == pack.path()));
