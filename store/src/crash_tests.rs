@@ -144,8 +144,13 @@ fn after_crash(
     let mut data: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
     let mut entries: BTreeMap<PathBuf, usize> = BTreeMap::new();
     let mut live: BTreeMap<PathBuf, usize> = BTreeMap::new();
-    let fsynced =
-        |file: usize, from: usize| steps[from..].iter().any(|s| matches!(s, Step::Fsync(f) if *f == file));
+    let mut last_fsync: BTreeMap<usize, usize> = BTreeMap::new();
+    for (at, step) in steps.iter().enumerate() {
+        if let Step::Fsync(file) = step {
+            last_fsync.insert(*file, at);
+        }
+    }
+    let fsynced = |file: usize, from: usize| last_fsync.get(&file).is_some_and(|last| *last > from);
     let dir_synced = |path: &Path, from: usize| {
         steps[from..].iter().any(|s| matches!(s, Step::SyncDir(dir) if Some(&**dir) == path.parent()))
     };
