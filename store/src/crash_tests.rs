@@ -136,6 +136,12 @@ impl Recorder {
     }
 }
 
+/// `Vec::resize`, which is slow where this crate is built without optimisation.
+fn set_len(content: &mut Vec<u8>, len: usize) {
+    content.truncate(len);
+    content.extend_from_slice(&vec![0; len - content.len()]);
+}
+
 /// What reached the disk: what was fsynced did, of the rest each thing by the toss of `coin`.
 fn after_crash(
     steps: &[Step],
@@ -144,8 +150,13 @@ fn after_crash(
     let mut data: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
     let mut entries: BTreeMap<PathBuf, usize> = BTreeMap::new();
     let mut live: BTreeMap<PathBuf, usize> = BTreeMap::new();
-    let fsynced =
-        |file: usize, from: usize| steps[from..].iter().any(|s| matches!(s, Step::Fsync(f) if *f == file));
+    let mut last_fsync: BTreeMap<usize, usize> = BTreeMap::new();
+    for (at, step) in steps.iter().enumerate() {
+        if let Step::Fsync(file) = step {
+            last_fsync.insert(*file, at);
+        }
+    }
+    let fsynced = |file: usize, from: usize| last_fsync.get(&file).is_some_and(|last| *last > from);
     let dir_synced = |path: &Path, from: usize| {
         steps[from..].iter().any(|s| matches!(s, Step::SyncDir(dir) if Some(&**dir) == path.parent()))
     };
@@ -160,7 +171,7 @@ fn after_crash(
             }
             Step::SetLen(file, len) => {
                 if fsynced(*file, at) || coin() {
-                    data.get_mut(file).unwrap().resize(*len as usize, 0);
+                    set_len(data.get_mut(file).unwrap(), *len as usize);
                 }
             }
             Step::Write(file, offset, bytes) => {
@@ -175,7 +186,7 @@ fn after_crash(
                 }
                 let content = data.get_mut(file).unwrap();
                 let end = *offset as usize + bytes.len();
-                content.resize(content.len().max(end), 0);
+                set_len(content, content.len().max(end));
                 content[*offset as usize..end].copy_from_slice(bytes);
             }
             Step::Rename(from, to) => {

@@ -129,6 +129,11 @@ impl Pack {
             .file_name()
             .and_then(|name| PackId::from_file_name(name.to_str()?))
             .ok_or_else(|| Error::unusable(path, "its name is not a pack's"))?;
+        Self::open_as(path, id, path.to_owned())
+    }
+
+    /// Opens the file at `path` as the pack that is, or will be, at `home`.
+    pub(crate) fn open_as(path: &Path, id: PackId, home: PathBuf) -> Result<Self, Error> {
         let file = Arc::new(disk::open_regular(path)?);
         let file_len = file.metadata().map_err(Error::io(path, "inspect"))?.len();
         let handle = Handle::open(&file, path)?;
@@ -157,7 +162,7 @@ impl Pack {
         Ok(Self(Arc::new(Inner {
             id,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
-            path: path.to_owned(),
+            path: home,
             file,
             file_len,
             head,

@@ -37,11 +37,18 @@ pub struct ObjectReader {
     id: ObjectId,
     row: Arc<ObjectRow>,
     cache: Option<Arc<HotCache>>,
+    /// Packs with another copy, for when this one is rotten.
+    others: Vec<Pack>,
 }
 
 impl ObjectReader {
     pub(crate) fn new(pack: Pack, id: ObjectId, row: Arc<ObjectRow>, cache: Option<Arc<HotCache>>) -> Self {
-        Self { pack, id, row, cache }
+        Self { pack, id, row, cache, others: Vec::new() }
+    }
+
+    pub(crate) fn with_others(mut self, others: Vec<Pack>) -> Self {
+        self.others = others;
+        self
     }
 
     /// The object.
@@ -65,7 +72,8 @@ impl ObjectReader {
     }
 
     /// The bytes from `offset` to the end of the chunk that holds it, at most about 256 KiB; empty from `size` on.
-    /// Zero-copy where the chunk is in the hot cache. Bytes that do not hash right are [`Error::Rotten`].
+    /// Zero-copy where the chunk is in the hot cache. Bytes that do not hash right are [`Error::Rotten`], unless another pack
+    /// has them right.
     pub fn chunk_at(&self, offset: u64) -> Result<Bytes, Error> {
         let Some(piece) = self.piece_at(offset) else {
             return Ok(Bytes::new());
@@ -73,7 +81,10 @@ impl ObjectReader {
         if let Some(bytes) = self.cached(&piece) {
             return Ok(bytes.slice((offset - piece.start) as usize..));
         }
-        let bytes = self.read_piece(&piece)?;
+        let bytes = match self.read_piece(&piece) {
+            Ok(bytes) => bytes,
+            Err(error) => return self.elsewhere(offset).ok_or(error),
+        };
         if let Some(cache) = &self.cache {
             cache.insert(self.key(&piece), bytes.clone());
         }
@@ -87,6 +98,13 @@ impl ObjectReader {
         };
         let bytes = self.cached(&piece)?;
         Some(bytes.slice((offset - piece.start) as usize..))
+    }
+
+    fn elsewhere(&self, offset: u64) -> Option<Bytes> {
+        self.others.iter().find_map(|pack| {
+            let copy = pack.open_cached(&self.id, self.cache.clone()).ok()??;
+            copy.chunk_at(offset).ok().filter(|_| copy.size() == self.size())
+        })
     }
 
     fn cached(&self, piece: &Piece) -> Option<Bytes> {

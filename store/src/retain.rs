@@ -3,7 +3,7 @@
 //! Guarantees: a view is swapped only after the merged pack is durable; an object that any staying name needs is carried
 //! along; retired files stay until [`Store::remove_retired`], so that copies under way and open readers are not
 //! disturbed; meeting a retired pack and the merged one together changes nothing but dropped names coming back.
-use crate::{Error, ObjectId, ObjectReader, Pack, PackId, PackWriter, Store, View, disk};
+use crate::{Error, MAX_ROWS, ObjectId, ObjectReader, Pack, PackId, PackWriter, Store, View, disk};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     io::{self, Read},
@@ -55,7 +55,13 @@ pub fn merges(packs: &[PackSize]) -> Vec<Vec<PackId>> {
     }
     for tier in tiers {
         if tier.len() >= FAN_IN {
-            groups.push(tier.iter().map(|pack| pack.id.clone()).collect());
+            // All of them, as far as their names fit into one pack.
+            let mut names = 0;
+            let together = tier.iter().take_while(|pack| {
+                names += pack.kept_names;
+                names <= MAX_ROWS
+            });
+            groups.push(together.map(|pack| pack.id.clone()).collect());
             continue;
         }
         // A small pack has a fixed overhead of some 40 KiB, which is no reason to rewrite it.

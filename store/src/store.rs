@@ -4,11 +4,15 @@
 //! in the directory is no pack is reported and left alone, and neither followed, blocked on nor read further than it takes to see.
 //! Does not guarantee that one process writes at a time: the caller holds the data directory's lock.
 use crate::{
-    Error, Finding, ObjectId, Pack, PackId, PackWriter, View, disk, finding::ForeignKind, reader,
-    writer::same_object,
+    Error, Finding, ObjectId, Pack, PackId, PackWriter, View, disk,
+    finding::ForeignKind,
+    reader,
+    writer::{bounded, same_object},
 };
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
+    fs::FileType,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
@@ -20,6 +24,8 @@ pub const HOT_CACHE_BYTES: u64 = 16 << 20;
 
 /// Most packs one directory may have: each keeps a file descriptor open.
 const MAX_PACKS: u64 = 4096;
+/// Most entries looked at in one directory, packs or not.
+const MAX_ENTRIES: u64 = 65_536;
 
 /// What a directory of packs holds.
 #[derive(Debug)]
@@ -45,16 +51,8 @@ impl Store {
     /// Fails if the directory cannot be read, if a pack is of a newer format, or if the machine lacks the means
     /// (file descriptors) to open a pack that may well be whole.
     pub fn scan(store_dir: &Path) -> Result<Scan, Error> {
-        let list = || -> std::io::Result<Vec<_>> {
-            let mut entries = Vec::new();
-            for entry in std::fs::read_dir(store_dir)? {
-                let entry = entry?;
-                entries.push((entry.file_name(), entry.file_type()?));
-            }
-            Ok(entries)
-        };
-        let mut entries = list().map_err(Error::io(store_dir, "list"))?;
-        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let entries = list(store_dir).map_err(Error::io(store_dir, "list"))?;
+        bounded("entries in a store", entries.len() as u64, MAX_ENTRIES)?;
         let mut scan = Scan { packs: Vec::new(), findings: Vec::new() };
         for (name, kind) in entries {
             let path = store_dir.join(&name);
@@ -68,13 +66,7 @@ impl Store {
             } else if !is_pack {
                 ForeignKind::File
             } else {
-                if scan.packs.len() as u64 >= MAX_PACKS {
-                    return Err(Error::TooMuch {
-                        what: "packs in a store",
-                        found: MAX_PACKS + 1,
-                        limit: MAX_PACKS,
-                    });
-                }
+                bounded("packs in a store", scan.packs.len() as u64 + 1, MAX_PACKS)?;
                 match Pack::open_file(&path) {
                     Ok(pack) => scan.packs.push(pack),
                     Err(error) => scan.findings.extend(unopened(path, error)?),
@@ -201,18 +193,24 @@ impl Store {
     pub(crate) fn seal(&self, batch: PackWriter, now_s: u64) -> Result<Pack, Error> {
         let sealed = batch.seal(now_s)?;
         let path = self.store_dir.join(sealed.id.file_name());
-        if let Err(error) = disk::rename_new(&sealed.path, &path) {
-            // What cannot be removed now goes when tmp/ is emptied at the next start.
-            let _ = disk::unlink(&sealed.path);
-            return Err(error);
-        }
+        // Opened before it is published: a pack that cannot be read, for whatever reason, never enters the store.
+        let opened = Pack::open_as(&sealed.path, sealed.id, path.clone())
+            .and_then(|pack| disk::rename_new(&sealed.path, &path).map(|()| pack));
+        let pack = match opened {
+            Ok(pack) => pack,
+            Err(error) => {
+                // What cannot be removed now goes when tmp/ is emptied at the next start.
+                let _ = disk::unlink(&sealed.path);
+                return Err(error);
+            }
+        };
         if let Err(error) = disk::sync_dir(&self.store_dir) {
             // The caller is told that nothing was stored, so that nothing should come to light at the next start; if it
             // does, it is a whole pack.
             let _ = disk::unlink(&path);
             return Err(error);
         }
-        Pack::open_file(&path)
+        Ok(pack)
     }
 
     /// Swaps the view.
@@ -222,6 +220,22 @@ impl Store {
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
         findings
     }
+}
+
+/// The entries of a directory by name, up to one more than is allowed.
+fn list(dir: &Path) -> std::io::Result<Vec<(OsString, FileType)>> {
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(dir)?.take(MAX_ENTRIES as usize + 1) {
+        let entry = entry?;
+        match entry.file_type() {
+            Ok(kind) => entries.push((entry.file_name(), kind)),
+            // Gone since it was listed: a pack retired before.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    Ok(entries)
 }
 
 /// What a pack that does not open means: its own fault is a finding, the machine's or a newer build's ends the scan.

@@ -139,20 +139,23 @@ impl View {
         places.filter_map(|place| self.packs.get(place))
     }
 
-    /// Opens an object for reading; `None` if it is not held.
+    /// Opens an object for reading; `None` if it is not held. A copy that turns out rotten gives way to another pack's.
     pub fn open(&self, id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
-        match self.holders(id).next() {
-            Some(pack) => pack.open_cached(id, Some(self.cache.clone())),
-            None => Ok(None),
-        }
+        self.open_any(id, Some(self.cache.clone()))
     }
 
     /// As `open`, without filling the hot cache.
     pub(crate) fn open_uncached(&self, id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
-        match self.holders(id).next() {
-            Some(pack) => pack.open(id),
-            None => Ok(None),
-        }
+        self.open_any(id, None)
+    }
+
+    fn open_any(&self, id: &ObjectId, cache: Option<Arc<HotCache>>) -> Result<Option<ObjectReader>, Error> {
+        let mut holders = self.holders(id);
+        let Some(first) = holders.next() else {
+            return Ok(None);
+        };
+        let reader = first.open_cached(id, cache)?;
+        Ok(reader.map(|reader| reader.with_others(holders.cloned().collect())))
     }
 
     /// The view of some of the packs.

@@ -11,7 +11,7 @@ use std::{
 use support::{Home, NOW_S, noise, read_name, record};
 
 fn content(n: u64) -> Vec<u8> {
-    noise(n, if n % 9 == 0 { 1_200_000 } else { 3_000 * (n % 20) as usize })
+    noise(n, if n.is_multiple_of(9) { 1_200_000 } else { 3_000 * (n % 20) as usize })
 }
 
 /// Lists first, then reads each file in small steps.

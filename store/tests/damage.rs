@@ -274,14 +274,41 @@ fn edit(path: &Path, key: (u8, u64), value: &[u8]) {
 fn a_newer_format_is_refused_by_name() {
     let home = Home::new();
     let pack = commit(&home.open_clean(), &[("a", b"a")]);
-    let version = 7u64.to_le_bytes();
-    let row = [&[255][..], &255u64.to_le_bytes(), &version].concat();
-    let hash = blake3::hash(&row);
-    let check = &hash.as_bytes()[..16];
-    edit(pack.path(), (255, 255), &[&version, check].concat());
+    edit(pack.path(), (255, 255), &checked((255, 255), &7u64.to_le_bytes()));
     let error = Store::scan(&home.store_dir()).unwrap_err();
     assert!(matches!(&error, Error::NewerFormat { path, found: 7, supported: 0 } if path == pack.path()));
     assert!(error.to_string().contains("run a newer cvdmirror"));
+}
+
+/// A row as the format has it: the value and the check over section, number and value.
+fn checked(key: (u8, u64), value: &[u8]) -> Vec<u8> {
+    let row = [&[key.0][..], &key.1.to_le_bytes(), value].concat();
+    [value, &blake3::hash(&row).as_bytes()[..16]].concat()
+}
+
+#[test]
+fn a_pack_of_ten_million_names_is_refused_before_they_are_read() {
+    let home = Home::new();
+    let pack = commit(&home.open_clean(), &[("a", b"a")]);
+    let head = (NOW_S, 1u64, 1u64, 10_000_000u64);
+    let head = bincode::serde::encode_to_vec(head, bincode::config::standard()).unwrap();
+    edit(pack.path(), (255, 0), &checked((255, 0), &head));
+    let findings = findings_of(&home);
+    assert!(
+        matches!(&findings[..], [Finding::Unusable { reason, .. }] if reason.contains("names in a pack: 10000000")),
+        "{findings:?}"
+    );
+}
+
+#[test]
+fn a_pack_that_lost_names_or_objects_is_refused() {
+    for head in [(NOW_S, 1u64, 2u64, 1u64), (NOW_S, 1, 1, 2), (NOW_S, 0, 1, 1)] {
+        let home = Home::new();
+        let pack = commit(&home.open_clean(), &[("a", b"a")]);
+        let head = bincode::serde::encode_to_vec(head, bincode::config::standard()).unwrap();
+        edit(pack.path(), (255, 0), &checked((255, 0), &head));
+        assert!(matches!(&findings_of(&home)[..], [Finding::Unusable { .. }]), "{head:?}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn content() -> Vec<(&'static str, Vec<u8>, NameRecord)> {
     let record = |bytes: &[u8]| NameRecord {
         object: ObjectId::of(bytes),
         size: bytes.len() as u64,
-        modified_s: (bytes.len() % 2 == 0).then_some(1_781_708_400),
+        modified_s: bytes.len().is_multiple_of(2).then_some(1_781_708_400),
         stored_at_s: 1_795_381_080,
         origin: "https://database.clamav.net/…".to_owned(),
         proof: "legacy signature, \"quoted\"".to_owned(),

@@ -128,7 +128,8 @@ fn a_rotten_object_stops_a_merge_with_its_own_error_and_nothing_changes() {
     drop(batch);
     commit(&store, &[("a", &bytes)]);
     assert_eq!(read_name(&store, "a"), bytes);
-    assert_eq!(read_name(&home.open_clean(), "a").len(), 3_000_000);
+    // Without the quarantine, the whole copy stands in for the rotten one.
+    assert_eq!(read_name(&home.open_clean(), "a"), bytes);
 }
 
 /// A pack of the simulation: names by their day and length.
