@@ -1,6 +1,7 @@
 //! A data directory that others have put their hands into: what is wrong is named, and the rest is served.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod support;
+use cvdmirror_store::ObjectId;
 use redb::TableDefinition;
 use std::{
     fs::{self, File},
@@ -88,11 +89,11 @@ fn a_killed_servers_directory_is_free_and_whole() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     assert_eq!(server.ends(), None);
     // What a sync that was killed leaves.
-    fs::write(program.data().join("tmp/leftover"), "half a pack").unwrap();
+    fs::write(program.data().join("tmp/leftover.tmp"), "half a pack").unwrap();
     let names = program.names();
     let server = program.serve();
     assert!(names.iter().all(|name| serves(&server, name)));
-    assert_eq!(fs::read_dir(program.data().join("tmp")).unwrap().count(), 0);
+    assert!(!program.data().join("tmp/leftover.tmp").exists());
     assert_eq!(program.status()["serving"], true);
 }
 
@@ -103,9 +104,12 @@ fn a_state_of_a_newer_format_is_refused_by_name() {
     let database = redb::Database::open(&path).unwrap();
     let txn = database.begin_write().unwrap();
     txn.open_table(TableDefinition::<&str, u64>::new("meta")).unwrap().insert("format", 4000).unwrap();
+    // A newer format may well have other types.
+    let packs = TableDefinition::<&str, &str>::new("packs-0");
+    assert!(txn.delete_table(packs).unwrap());
+    txn.open_table(TableDefinition::<u64, u64>::new("packs-0")).unwrap().insert(1, 1).unwrap();
     txn.commit().unwrap();
     drop(database);
-    let before = fs::read(&path).unwrap();
     for command in ["sync", "serve"] {
         program.run(&[command]).exits(2).says([
             path.to_str().unwrap(),
@@ -113,7 +117,8 @@ fn a_state_of_a_newer_format_is_refused_by_name() {
             "run a newer cvdmirror",
         ]);
     }
-    assert!(fs::read(&path).unwrap() == before, "it was written to");
+    let files = fs::read_dir(program.data()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!files.into_iter().any(|name| name.to_string_lossy().contains("broken")), "it was put aside");
 }
 
 #[test]
@@ -123,7 +128,10 @@ fn a_pack_of_a_newer_format_is_refused_by_name() {
     let database = redb::Database::create(&path).unwrap();
     let txn = database.begin_write().unwrap();
     let table = TableDefinition::<(u8, u64), &[u8]>::new("cvdmirror-store");
-    txn.open_table(table).unwrap().insert((0, 0), &4000u64.to_le_bytes()[..]).unwrap();
+    let (section, number, version) = (255u8, 255u64, 4000u64);
+    let checked = [&[section][..], &number.to_le_bytes(), &version.to_le_bytes()].concat();
+    let row = [&version.to_le_bytes()[..], &ObjectId::of(&checked).as_bytes()[..16]].concat();
+    txn.open_table(table).unwrap().insert((section, number), &row[..]).unwrap();
     txn.commit().unwrap();
     drop(database);
     for command in [&["sync"][..], &["serve"], &["status"], &["store", "ls"], &["store", "stat"]] {
@@ -249,13 +257,32 @@ fn a_rotten_file_is_fetched_again() {
     program.sync().exits(0);
     rot(&program, &talos("test-5.cvd"));
     let server = program.serve();
-    // Somebody must have asked for it, or checked.
-    support::wait_for("the healed file", || {
-        let served = serves(&server, "test-5.cvd");
-        eprintln!("{}", program.sync());
-        served.then_some(())
-    });
-    assert_eq!(program.version(), Some(5));
+    server.publishes(5);
+    assert!(serves(&server, "test-5.cvd"));
+    // Once is enough.
+    upstream.asked();
+    program.sync().exits(0);
+    assert_eq!(upstream.targets(), ["/test.cvd"]);
+}
+
+/// The same where the rot shows only in the middle of an answer.
+#[test]
+fn rot_in_the_middle_breaks_the_answer_off_and_is_fetched_again() {
+    let mint = Mint::new(4);
+    let release = mint.database_of("test", 20_000, 0).publish();
+    let middle = release.cvd.len() - 100_000;
+    let upstream = Upstream::start();
+    upstream.release("test", &release);
+    let program = Program::new(&upstream.url()).trusting(&mint.keys_toml());
+    program.sync().exits(0);
+    rot(&program, &release.cvd[middle..]);
+    let server = program.serve();
+    server.publishes(1);
+    let broken = server.get("/test-1.cvd");
+    assert!(broken.body.len() < release.cvd.len() && release.cvd.starts_with(&broken.body));
+    server.says("is rotten");
+    program.sync().exits(0).says(["test-1.cvd                   stored"]);
+    assert!(server.get("/test-1.cvd").body == release.cvd);
 }
 
 #[test]
