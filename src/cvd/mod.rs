@@ -23,7 +23,7 @@ mod zlib;
 
 pub use cdiff::{Cdiff, Patch};
 pub use chain::{AnchorError, Anchors};
-pub use header::{HEADER_BYTES, Header};
+pub use header::{HEADER_BYTES, Header, HeaderError};
 pub use limits::Limits;
 pub use name::{Database, FileKind, FileName, NameError};
 pub use rebuild::{Rebuild, RebuildError};

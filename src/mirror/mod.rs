@@ -29,6 +29,7 @@ use arc_swap::ArcSwap;
 use cvdmirror_store::{ObjectId, PackId, Store};
 use door::Door;
 use retention::Retention;
+use snapshot::UnreadableHeader;
 use state::{DatabaseState, State, StateError};
 use std::{
     collections::BTreeMap,
@@ -169,8 +170,7 @@ impl Mirror {
         for database in &settings.databases {
             remembered.insert(database.clone(), state.database(database)?);
         }
-        let confirmed = |database: &Database| remembered.get(database).and_then(|s| s.confirmed_at_s);
-        let (snapshot, unreadable) = Snapshot::of(store.view(), confirmed);
+        let (snapshot, unreadable) = publishable(&store, &state, &remembered);
         findings.extend(unreadable);
         for finding in &findings {
             tracing::error!("{finding}");
@@ -258,9 +258,7 @@ impl Mirror {
 
     /// Publishes what the store holds now.
     fn publish(&self) {
-        let remembered = self.remembered();
-        let confirmed = |database: &Database| remembered.get(database).and_then(|s| s.confirmed_at_s);
-        let (snapshot, unreadable) = Snapshot::of(self.store.view(), confirmed);
+        let (snapshot, unreadable) = publishable(&self.store, &self.state, &self.remembered());
         for why in unreadable {
             tracing::error!("{why}");
             self.find(why);
@@ -280,5 +278,36 @@ impl Mirror {
         let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
         remembered.insert(database.clone(), state);
         Ok(())
+    }
+}
+
+/// What may be published of a store, and in words what may not. A copy of a CVD that shows here that it is rotten
+/// is quarantined, so that another takes its place, or else the next round gets it anew.
+fn publishable(
+    store: &Store,
+    state: &State,
+    remembered: &BTreeMap<Database, DatabaseState>,
+) -> (Snapshot, Vec<String>) {
+    let confirmed = |database: &Database| remembered.get(database).and_then(|s| s.confirmed_at_s);
+    let mut findings = Vec::new();
+    // Ends, because each turn but the last takes a copy out of the view.
+    loop {
+        let (snapshot, unreadable) = Snapshot::of(store.view(), confirmed);
+        let mut again = false;
+        for unreadable in unreadable {
+            findings.push(unreadable.to_string());
+            if let UnreadableHeader::Store(cvdmirror_store::Error::Rotten { pack, object, .. }) =
+                unreadable.why
+            {
+                again = true;
+                store.quarantine(&pack, object);
+                if let Err(e) = state.quarantine(&pack, object, epoch_s()) {
+                    findings.push(format!("the quarantine is forgotten at the next start: {e}"));
+                }
+            }
+        }
+        if !again {
+            return (snapshot, findings);
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Guarantees: every name in it is held whole and was verified by this installation; a version it advertises
 //! can be reached by a client from what is held (a full CVD, and patches after it without a gap).
 use super::plan::Held;
-use crate::cvd::{Database, FileKind, FileName, HEADER_BYTES, Header};
+use crate::cvd::{Database, FileKind, FileName, HEADER_BYTES, Header, HeaderError};
 use cvdmirror_store::{NameRecord, View};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -39,11 +39,38 @@ pub struct Published {
     pub confirmed_at_s: Option<u64>,
 }
 
+/// A CVD that is held and not published, because its header cannot be read back.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} is not published: {why}")]
+pub struct Unreadable {
+    /// Its name.
+    pub name: FileName,
+    /// Why.
+    pub why: UnreadableHeader,
+}
+
+/// Why a stored CVD's header cannot be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum UnreadableHeader {
+    /// The store does not give it: most likely it is rotten.
+    #[error(transparent)]
+    Store(#[from] cvdmirror_store::Error),
+    /// No pack has it.
+    #[error("its object is in no pack")]
+    Missing,
+    /// It has fewer bytes than a header.
+    #[error("it is shorter than a header")]
+    Short,
+    /// It is no header.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+}
+
 impl Snapshot {
     /// Reads what a view of the store lets be published; `confirmed` tells when each database was last
     /// confirmed. A name of no ClamAV file, a sign file without its file, and a CVD whose header cannot be read
     /// back (rot) are left out; the last of these is said in the second value.
-    pub fn of(view: Arc<View>, confirmed: impl Fn(&Database) -> Option<u64>) -> (Self, Vec<String>) {
+    pub fn of(view: Arc<View>, confirmed: impl Fn(&Database) -> Option<u64>) -> (Self, Vec<Unreadable>) {
         let mut files: BTreeMap<FileName, NameRecord> =
             view.names().filter_map(|(name, record)| Some((name.parse().ok()?, record.clone()))).collect();
         let mut unreadable = Vec::new();
@@ -59,7 +86,7 @@ impl Snapshot {
                     true
                 }
                 Err(why) => {
-                    unreadable.push(format!("{name} is not published: {why}"));
+                    unreadable.push(Unreadable { name: name.clone(), why });
                     false
                 }
             }
@@ -124,10 +151,8 @@ impl Held {
 }
 
 /// Reads a stored CVD's header back.
-fn header_of(view: &View, record: &NameRecord) -> Result<Header, String> {
-    let reader = view.open(&record.object).map_err(|e| e.to_string())?;
-    let reader = reader.ok_or("its object is in no pack")?;
-    let chunk = reader.chunk_at(0).map_err(|e| e.to_string())?;
-    let bytes = chunk.get(..HEADER_BYTES).ok_or("it is shorter than a header")?;
-    Header::parse(bytes).map_err(|e| e.to_string())
+fn header_of(view: &View, record: &NameRecord) -> Result<Header, UnreadableHeader> {
+    let chunk = view.open(&record.object)?.ok_or(UnreadableHeader::Missing)?.chunk_at(0)?;
+    let bytes = chunk.get(..HEADER_BYTES).ok_or(UnreadableHeader::Short)?;
+    Ok(Header::parse(bytes)?)
 }

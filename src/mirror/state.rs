@@ -91,17 +91,20 @@ impl State {
         let state = Self { path: path.into(), database };
         let found = state
             .write(|txn| {
+                let mut meta = txn.open_table(META)?;
+                let found = meta.get("format")?.map(|guard| guard.value());
+                match found {
+                    // Nothing more of it is touched: its tables may have other types.
+                    Some(found) if found > FORMAT => return Ok(found),
+                    Some(_) => {}
+                    None => drop(meta.insert("format", FORMAT)?),
+                }
                 // Every table exists from here on, so that readers need not ask.
                 txn.open_table(PACKS)?;
                 txn.open_table(DATABASES)?;
                 txn.open_table(VALUES)?;
                 txn.open_table(RETIRED)?;
                 txn.open_table(ROTTEN)?;
-                let mut meta = txn.open_table(META)?;
-                let found = meta.get("format")?.map(|guard| guard.value());
-                if found.is_none() {
-                    meta.insert("format", FORMAT)?;
-                }
                 Ok(found.unwrap_or(FORMAT))
             })
             .map_err(OpenError::State)?;

@@ -111,7 +111,7 @@ impl Status {
         }
         let confirmed = |d: &Database| remembered.get(d).and_then(|s: &DatabaseState| s.confirmed_at_s);
         let (snapshot, unreadable) = Snapshot::of(store.view(), confirmed);
-        findings.extend(unreadable);
+        findings.extend(unreadable.iter().map(ToString::to_string));
         let ledger = state.map(|state| state.book()).transpose()?;
         Ok(Self { ledger, ..Self::of(dir, &snapshot, &remembered, findings, max_age) })
     }
