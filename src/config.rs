@@ -299,6 +299,14 @@ impl Config {
         })
     }
 
+    /// Whether the mirror could be led to its own TXT record: it asks for the very name that it serves, through the
+    /// system's resolver, which a site that follows our advice has forward that name here.
+    pub fn may_ask_itself(&self) -> bool {
+        let served = self.dns.as_ref().map(|(_, zone)| format!("current.cvd.{zone}"));
+        let asked = self.txt_record.as_ref().filter(|_| matches!(self.source, SourceSpec::Http(_)));
+        served.is_some() && served.as_ref() == asked && self.nameserver.is_none()
+    }
+
     /// Every setting with its value and where it was given, as a file that could be read back.
     pub fn show(&self) -> String {
         let mut text = String::new();

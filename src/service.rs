@@ -151,6 +151,12 @@ impl Service {
     /// # Errors
     /// See [`StartError`].
     pub async fn bind(config: Config, mirror: Mirror) -> Result<Self, StartError> {
+        if config.may_ask_itself() {
+            tracing::warn!(
+                "the TXT record is looked up under the name that is served here: if the system's resolver forwards \
+                 it to this mirror, it will believe its own answers; set nameserver to one that does not"
+            );
+        }
         let dir = DataDir::new(&config.data_dir);
         let mut listeners = Vec::new();
         for address in &config.listen {

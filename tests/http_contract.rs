@@ -181,7 +181,10 @@ async fn the_index_says_what_is_published() {
 async fn the_small_pages_say_what_they_should() {
     let server = Server::start().await;
     let dns = server.get("/dns.txt", "").await;
-    assert_eq!((dns.status, dns.text().as_str()), (200, "0.0.0:0:0:1781708400:0:90:0:0\n"));
+    assert_eq!(
+        (dns.status, dns.text().as_str()),
+        (200, "0.0.0:0:0:1781708400:0:90:0:0\ntest.cvd 5:1781708400\n")
+    );
     assert_eq!(dns.field("cache-control"), Some("no-cache"));
     let page = server.get("/", "").await;
     assert_eq!((page.status, page.field("content-type")), (200, Some("text/html; charset=utf-8")));

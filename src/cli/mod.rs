@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done; 1 findings, or something could not be done; 2 usage or configuration.
 mod care;
+mod dns;
 mod progress;
 mod serve;
 mod status;
@@ -66,6 +67,12 @@ enum ConfigCommand {
     Show,
     /// Checks the settings; exit 2 if any is wrong
     Check,
+    /// Prints the lines with which a resolver forwards the TXT records' names to this mirror
+    Dns {
+        /// The resolver
+        #[arg(long = "for", value_name = "RESOLVER")]
+        resolver: dns::Resolver,
+    },
 }
 
 /// How a command ended, if not with success.
@@ -100,6 +107,7 @@ pub fn run() -> ExitCode {
         Command::Verify { files, json } => verify::run(&config, &files, json),
         Command::Config(ConfigCommand::Show) => print(config.show()),
         Command::Config(ConfigCommand::Check) => print("the settings are right\n"),
+        Command::Config(ConfigCommand::Dns { resolver }) => dns::run(&config, resolver),
     })
 }
 
