@@ -1,5 +1,6 @@
 //! The DNS settings on the command line: what is bound is said, and what cannot work is an error.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod support;
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RecordType},
@@ -23,7 +24,7 @@ impl Drop for Running {
 }
 
 fn mirror(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cvdmirror"));
+    let mut command = support::program::bare();
     command.args(args);
     command
 }
