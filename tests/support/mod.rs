@@ -1,6 +1,7 @@
 //! What the black-box tests share.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 pub mod clients;
+pub mod forge;
 pub mod mint;
 pub mod mint_keys;
 pub mod mint_sign;
