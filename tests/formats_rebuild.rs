@@ -69,6 +69,18 @@ fn thirty_minted_steps_rebuild_to_identical_bytes() {
     assert!(bytes == old);
 }
 
+/// Members larger than any buffer, and edits all over them.
+#[test]
+fn a_step_of_ten_megabytes_rebuilds_to_identical_bytes() {
+    let mint = Mint::new(5);
+    let mut lineage = mint.database_of("test", 120_000, 1_500);
+    let (old, new) = (lineage.publish(), lineage.publish());
+    let (result, bytes) =
+        rebuild(&old.cvd, &[cdiff(2, &new.cdiff.unwrap(), &mint.keys())], &new.cvd, &mint.keys());
+    assert!(result.unwrap().members.iter().map(|member| member.size).sum::<u64>() > 9_000_000);
+    assert!(bytes == new.cvd);
+}
+
 #[test]
 fn what_does_not_lead_to_the_header_is_a_typed_mismatch() {
     let keys = TrustKeys::talos();
