@@ -6,7 +6,7 @@ use cvdmirror::cvd::{
 };
 mod support;
 use std::process::Command;
-use support::{peers::peer, talos};
+use support::{peer, talos};
 
 fn name(text: &str) -> FileName {
     text.parse().unwrap()

@@ -18,7 +18,7 @@ use std::{
     path::PathBuf,
     process::Command,
 };
-use support::{forge::gzip, mint::Mint, mint_keys::keys, peers::peer, talos};
+use support::{forge::gzip, mint::Mint, mint_keys::keys, peer, talos};
 
 type Files = BTreeMap<String, Vec<u8>>;
 

@@ -36,7 +36,7 @@ fn keys_read_back_from_their_configuration() {
 /// `sigtool` judges with Talos' keys, so it cannot call a minted database genuine; it reads it all the same.
 #[test]
 fn debians_sigtool_reads_minted_databases() {
-    let Some(sigtool) = support::peers::peer("sigtool") else { return };
+    let Some(sigtool) = support::peer("sigtool") else { return };
     let directory = tempfile::tempdir().unwrap();
     let mut lineage = Mint::new(2).database("test");
     lineage.publish();

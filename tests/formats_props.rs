@@ -10,12 +10,17 @@ use cvdmirror::cvd::{
     header::HeaderError,
     info::Info,
     script::{Command, commands},
-    signature::decode,
+    signature::{SignatureError, decode},
     verify_cvd,
 };
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
-use support::{forge::Forge, talos};
+use support::{
+    forge::Forge,
+    mint_keys::{Unmasked, keys},
+    talos,
+};
 
 fn header() -> impl Strategy<Value = Header> {
     let text = "[A-Za-z0-9 +-]{0,20}[A-Za-z0-9]";
@@ -218,6 +223,31 @@ fn records_are_read_as_tolerantly_as_freshclam_does() {
     let mut record = CurrentRecord::default();
     assert!(record.set_version(&daily, 7) && !record.set_version(&"test".parse().unwrap(), 7));
     assert_eq!(record.to_string(), ":0:7:0:0:0:0:0");
+}
+
+/// The rules of RFC 8017 section 9.1.2 that only the holder of the key could break.
+#[test]
+fn a_pss_signature_must_be_padded_properly() {
+    let (private, public) = (&keys().cdiff, keys().public().cdiff);
+    let hash: [u8; 32] = Sha256::digest(b"data").into();
+    let check =
+        |change: fn(&mut Unmasked)| public.verify_pss(&hash, &private.sign_pss_wrongly(b"data", change));
+    assert_eq!(check(|_| {}), Ok(()));
+    assert_eq!(check(|message| message.trailer = 0xbd), Err(SignatureError::Mismatch));
+    assert_eq!(check(|message| message.db[100] = 1), Err(SignatureError::Mismatch));
+    assert_eq!(check(|message| message.db[190] = 0), Err(SignatureError::Mismatch));
+    assert_eq!(check(|message| message.db[190] = 2), Err(SignatureError::Mismatch));
+    // The one bit that ClamAV's signer clears is not looked at.
+    assert_eq!(check(|message| message.db[0] = 0x80), Ok(()));
+
+    let good = private.sign_pss_wrongly(b"data", |_| {});
+    let raised = decode(&good).unwrap() + public.n();
+    const ALPHABET: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/";
+    let raised: String =
+        raised.to_radix_le(64).iter().map(|&d| char::from(ALPHABET[usize::from(d)])).collect();
+    assert_eq!(public.verify_pss(&hash, &raised), Err(SignatureError::Range));
+    assert_eq!(public.verify_pss(&hash, ""), Err(SignatureError::Text));
+    assert_eq!(public.verify_pss(&hash, &"b".repeat(400)), Err(SignatureError::Text));
 }
 
 #[test]

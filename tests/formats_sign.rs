@@ -12,8 +12,7 @@ use rcgen::{BasicConstraints, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Ke
 use std::process::Command;
 use support::{
     mint_sign::{Fault, Plan, Signer, sign_file},
-    peers::peer,
-    talos,
+    peer, talos,
 };
 
 /// 2026-11-22.

@@ -16,10 +16,10 @@ use std::{
 };
 
 /// A parser and its name, which is also its corpus' directory.
-pub type Target = (&'static str, fn(&[u8]));
+pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub(crate) const TARGETS: [Target; 8] = [
     ("header", header),
     ("tar", tar),
     ("info", info),
@@ -46,7 +46,7 @@ fn limits() -> Limits {
 }
 
 /// A header that parses prints the bytes it came from, but for what counts as absent.
-pub fn header(data: &[u8]) {
+pub(crate) fn header(data: &[u8]) {
     if let Ok(header) = Header::parse(data)
         && let Some(bytes) = header.to_bytes()
     {
@@ -58,7 +58,7 @@ pub fn header(data: &[u8]) {
 }
 
 /// The body of a CVD, gzip or raw.
-pub fn tar(data: &[u8]) {
+pub(crate) fn tar(data: &[u8]) {
     let limits = limits();
     let Ok(mut members) = Members::new(data, &limits) else { return };
     let mut total = 0;
@@ -72,7 +72,7 @@ pub fn tar(data: &[u8]) {
 }
 
 /// The `.info` member.
-pub fn info(data: &[u8]) {
+pub(crate) fn info(data: &[u8]) {
     if let Ok(info) = Info::parse(data) {
         let _ = info.verify(&TrustKeys::talos().info);
         assert!(data.starts_with(info.header.to_string().as_bytes()));
@@ -80,7 +80,7 @@ pub fn info(data: &[u8]) {
 }
 
 /// A CDIFF's script, parsed.
-pub fn script_target(data: &[u8]) {
+pub(crate) fn script_target(data: &[u8]) {
     let mut lines = 0;
     for command in script::commands(data) {
         lines += 1;
@@ -91,7 +91,7 @@ pub fn script_target(data: &[u8]) {
 }
 
 /// A CDIFF's script, applied to a small database.
-pub fn apply_target(data: &[u8]) {
+pub(crate) fn apply_target(data: &[u8]) {
     let mut body = BodyWriter::new(Vec::new()).unwrap();
     for (name, text) in [("a.hdb", "aab\nb\nab\naa\nbab\n"), ("b.hdb", "ba\nbb\n"), ("c.ndb", "x\ny")] {
         body.member(name, text.len() as u64).unwrap();
@@ -111,7 +111,7 @@ pub fn apply_target(data: &[u8]) {
 }
 
 /// A sign file, parsed and checked against a root that signed nothing.
-pub fn sign(data: &[u8]) {
+pub(crate) fn sign(data: &[u8]) {
     static ANCHORS: OnceLock<Anchors> = OnceLock::new();
     let anchors = ANCHORS.get_or_init(|| {
         let mut anchors = Anchors::default();
@@ -122,7 +122,7 @@ pub fn sign(data: &[u8]) {
 }
 
 /// File names and TXT records: what parses prints back.
-pub fn names(data: &[u8]) {
+pub(crate) fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(name) = text.parse::<FileName>() {
         assert_eq!(name.to_string(), text);
@@ -139,7 +139,7 @@ pub fn names(data: &[u8]) {
 }
 
 /// A whole file of any kind.
-pub fn inspect(data: &[u8]) {
+pub(crate) fn inspect(data: &[u8]) {
     let (keys, limits) = (TrustKeys::talos(), limits());
     for file in ["test-5.cvd", "test.cld", "test-5.cdiff", "test-5.cvd.sign"] {
         let inspection = Inspection { keys: &keys, limits: &limits, anchors: None, signed: None, now_s: 0 };

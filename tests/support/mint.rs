@@ -266,14 +266,14 @@ impl Lineage {
 
     /// Now and then a member appears somewhere in the list, or one that had appeared goes.
     fn come_and_go(&mut self, script: &mut String) {
-        if self.version % 3 == 0 {
+        if self.version.is_multiple_of(3) {
             let name = format!("{}_{}.hdu", self.database, self.version);
             let lines = vec![line("hdb", &mut self.rng), line("hdb", &mut self.rng)];
             writeln!(script, "OPEN {name}\nADD {}\nADD {}\nCLOSE", lines[0], lines[1]).unwrap();
             let place = self.rng.random_range(0..=self.members.len());
             self.members.insert(place, Text { name, lines });
         }
-        if self.version % 7 == 0
+        if self.version.is_multiple_of(7)
             && let Some(place) = self.members.iter().position(|member| member.name.ends_with(".hdu"))
         {
             writeln!(script, "UNLINK {}", self.members[place].name).unwrap();

@@ -78,11 +78,24 @@ impl PrivateKey {
     /// The PSS signature of data.
     pub fn sign_pss(&self, data: &[u8], rng: &mut StdRng) -> String {
         loop {
-            let em = BigUint::from_bytes_be(&encode_pss(&Sha256::digest(data), &rng.random()));
+            let em = BigUint::from_bytes_be(&Unmasked::proper(&rng.random()).mask(&Sha256::digest(data)));
             if em < self.n {
                 return self.seal(&em);
             }
         }
+    }
+
+    /// A signature whose opened form is what `change` makes of a proper one. Data that is signed so is not.
+    pub fn sign_pss_wrongly(&self, data: &[u8], change: impl Fn(&mut Unmasked)) -> String {
+        for salt in 0..=u8::MAX {
+            let mut unmasked = Unmasked::proper(&[salt; 32]);
+            change(&mut unmasked);
+            let em = BigUint::from_bytes_be(&unmasked.mask(&Sha256::digest(data)));
+            if em < self.n {
+                return self.seal(&em);
+            }
+        }
+        panic!("no salt gives a number below the modulus")
     }
 
     fn seal(&self, value: &BigUint) -> String {
@@ -92,19 +105,34 @@ impl PrivateKey {
     }
 }
 
-fn encode_pss(data_hash: &[u8], salt: &[u8; 32]) -> [u8; 256] {
-    let hash = Sha256::new().chain_update([0; 8]).chain_update(data_hash).chain_update(salt).finalize();
-    let mut em = [0; 256];
-    em[190] = 1;
-    em[191..223].copy_from_slice(salt);
-    for (counter, chunk) in (0u32..).zip(em[..223].chunks_mut(32)) {
-        let mask = Sha256::new().chain_update(hash).chain_update(counter.to_be_bytes()).finalize();
-        chunk.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+/// A PSS message before it is masked: padding, salt and trailer.
+pub struct Unmasked {
+    pub db: [u8; 223],
+    pub trailer: u8,
+}
+
+impl Unmasked {
+    fn proper(salt: &[u8; 32]) -> Self {
+        let mut db = [0; 223];
+        db[190] = 1;
+        db[191..].copy_from_slice(salt);
+        Self { db, trailer: 0xbc }
     }
-    em[0] &= 0x7f;
-    em[223..255].copy_from_slice(&hash);
-    em[255] = 0xbc;
-    em
+
+    fn mask(&self, data_hash: &[u8]) -> [u8; 256] {
+        let salt = &self.db[191..];
+        let hash = Sha256::new().chain_update([0; 8]).chain_update(data_hash).chain_update(salt).finalize();
+        let mut em = [0; 256];
+        em[..223].copy_from_slice(&self.db);
+        for (counter, chunk) in (0u32..).zip(em[..223].chunks_mut(32)) {
+            let mask = Sha256::new().chain_update(hash).chain_update(counter.to_be_bytes()).finalize();
+            chunk.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+        }
+        em[0] &= 0x7f;
+        em[223..255].copy_from_slice(&hash);
+        em[255] = self.trailer;
+        em
+    }
 }
 
 /// A prime with its two highest bits set, by trial division and Miller and Rabin's test.

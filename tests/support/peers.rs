@@ -1,6 +1,5 @@
 //! ClamAV's own tools, to compare with: as they are, or trusting the mint's keys instead of Talos'.
-pub use super::peer;
-use super::{mint_keys::keys, skip};
+use super::{mint_keys::keys, peer, skip};
 use std::{fs, process::Command};
 use tempfile::TempDir;
 
