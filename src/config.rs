@@ -302,9 +302,10 @@ impl Config {
     /// Whether the mirror could be led to its own TXT record: it asks for the very name that it serves, through the
     /// system's resolver, which a site that follows our advice has forward that name here.
     pub fn may_ask_itself(&self) -> bool {
-        let served = self.dns.as_ref().map(|(_, zone)| format!("current.cvd.{zone}"));
+        let Some((address, zone)) = &self.dns else { return false };
         let asked = self.txt_record.as_ref().filter(|_| matches!(self.source, SourceSpec::Http(_)));
-        served.is_some() && served.as_ref() == asked && self.nameserver.is_none()
+        asked.is_some_and(|asked| *asked == format!("current.cvd.{zone}"))
+            && self.nameserver.is_none_or(|nameserver| nameserver == *address)
     }
 
     /// Every setting with its value and where it was given, as a file that could be read back.

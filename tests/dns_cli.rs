@@ -113,6 +113,7 @@ fn a_mirror_that_could_ask_itself_is_told() {
         out
     };
     assert!(lines(&[]).contains("set its nameserver"));
+    assert!(lines(&["--nameserver", "192.0.2.1"]).contains("set its nameserver"));
     // Where it looks elsewhere, or nowhere, there is nothing to say.
     for elsewhere in [
         ["--nameserver", "198.51.100.1"],
