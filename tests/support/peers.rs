@@ -1,5 +1,6 @@
 //! ClamAV's own tools, to compare with: as they are, or trusting the mint's keys instead of Talos'.
-use super::{mint_keys::keys, peer, skip};
+pub use super::peer;
+use super::{mint_keys::keys, skip};
 use std::{fs, process::Command};
 use tempfile::TempDir;
 
