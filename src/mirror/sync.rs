@@ -103,6 +103,8 @@ impl Mirror {
         let before = self.remembered().remove(database).unwrap_or_default();
         let now_s = epoch_s();
         let newest = report.newest.as_ref().map(|n| n.version);
+        let at_s = report.newest.as_ref().and_then(|n| n.at_s).map_or(now_s, |at_s| at_s.min(now_s));
+        let at_s = before.confirmed_at_s.max(Some(at_s));
         // A source that has gone back confirms nothing.
         let confirmed = report.error.is_none() && newest >= report.published && newest.is_some();
         self.remember(
@@ -110,7 +112,7 @@ impl Mirror {
             DatabaseState {
                 newest: newest.or(before.newest),
                 checked_at_s: Some(now_s),
-                confirmed_at_s: if confirmed { Some(now_s) } else { before.confirmed_at_s },
+                confirmed_at_s: if confirmed { at_s } else { before.confirmed_at_s },
                 last_error: report.error.clone(),
             },
         )?;
@@ -156,6 +158,7 @@ impl Mirror {
             ));
             newest.version = self.source.probe(work.database).await?;
             newest.evidence = Evidence::Header;
+            newest.at_s = None;
         }
         if let Some(held) = work.held.reachable().filter(|held| newest.version < *held) {
             newest.remarks.push(format!("{} is older than {held} that is held", newest.version));

@@ -75,7 +75,8 @@ impl DirectorySource {
     fn newest_now(&self, database: &Database) -> Result<Newest, FetchError> {
         let mut remarks = Vec::new();
         let mut said = Vec::new();
-        if let Some(version) = self.dns_txt(database, &mut remarks) {
+        let record = self.dns_txt(database, &mut remarks);
+        if let Some(version) = record.and_then(|record| record.version) {
             said.push((version, Evidence::TxtRecord));
         }
         if let Some(version) = self.newest_cdiff(database)? {
@@ -88,14 +89,18 @@ impl DirectorySource {
             Err(e) => remarks.push(e.to_string()),
         }
         match said.into_iter().max_by_key(|(version, _)| *version) {
-            Some((version, evidence)) => Ok(Newest { version, evidence, remarks }),
+            // dns.txt tells when its writer last asked: a directory that nobody fills any more shows as old.
+            Some((version, evidence)) => {
+                let at_s = record.and_then(|record| record.time_s);
+                Ok(Newest { version, evidence, at_s, remarks })
+            }
             None => {
                 Err(header.err().unwrap_or(FetchError::Absent { origin: self.dir.display().to_string() }))
             }
         }
     }
 
-    fn dns_txt(&self, database: &Database, remarks: &mut Vec<String>) -> Option<u32> {
+    fn dns_txt(&self, database: &Database, remarks: &mut Vec<String>) -> Option<Said> {
         let path = self.dir.join("dns.txt");
         let mut text = String::new();
         match open_plain(&path).map(|file| file.take(MAX_TXT_BYTES).read_to_string(&mut text)) {
@@ -112,7 +117,7 @@ impl DirectorySource {
             }
         }
         match said_in(&text, database) {
-            Ok(version) => version,
+            Ok(said) => Some(said),
             Err(e) => {
                 remarks.push(format!("{}: {e}", path.display()));
                 None
@@ -190,16 +195,17 @@ impl DirectorySource {
 
 /// What the text of a dns.txt says of a database: cvdupdate writes the record of `current.cvd.<zone>` alone, a mirror
 /// adds a line `<db>.cvd <record>` for each database that has no field in it.
-fn said_in(text: &str, database: &Database) -> Result<Option<u32>, TxtError> {
+fn said_in(text: &str, database: &Database) -> Result<Said, TxtError> {
     let mut lines = text.lines();
     let current = CurrentRecord::parse(lines.next().unwrap_or_default());
     if CurrentRecord::has_field(database) {
-        return Ok(current?.version(database));
+        return current.map(|record| Said { version: record.version(database), time_s: record.time_s });
     }
     let own = lines.find_map(|line| line.split_once(".cvd ").filter(|(name, _)| *name == database.as_str()));
     match own {
-        Some((_, record)) => Ok(Some(DatabaseRecord::parse(record)?.version)),
-        None => current.map(|_| None),
+        Some((_, record)) => DatabaseRecord::parse(record)
+            .map(|record| Said { version: Some(record.version), time_s: record.time_s }),
+        None => current.map(|record| Said { version: None, time_s: record.time_s }),
     }
 }
 

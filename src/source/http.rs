@@ -11,7 +11,7 @@ use super::{
     txt::TxtResolver,
 };
 use crate::{
-    clock::epoch_s,
+    clock::{ago, epoch_s},
     cvd::{Database, HEADER_BYTES, Header},
 };
 use reqwest::{Url, header::HeaderValue};
@@ -68,22 +68,32 @@ impl HttpSource {
     /// When neither can be had; the error is the probe's, or the record's where the probe says less.
     pub async fn newest(&self, database: &Database) -> Result<Newest, FetchError> {
         let mut remarks = Vec::new();
-        let mut recorded = None;
+        let (mut recorded, mut recorded_at_s) = (None, None);
         if let Some(txt) = &self.txt {
             match txt.lookup(database).await {
                 Ok(said) => {
                     let version = said.version;
                     let age_s = epoch_s().saturating_sub(said.time_s.unwrap_or_default());
                     if let Some(version) = version.filter(|_| age_s <= TXT_MAX_AGE_S) {
-                        return Ok(Newest { version, evidence: Evidence::TxtRecord, remarks });
+                        return Ok(Newest {
+                            version,
+                            evidence: Evidence::TxtRecord,
+                            at_s: said.time_s,
+                            remarks,
+                        });
                     }
-                    recorded = version;
-                    remarks.push(match version {
-                        Some(version) => format!(
-                            "the TXT record says {version} but is {} h old; the file itself is asked",
-                            age_s / 3600
+                    (recorded, recorded_at_s) = (version, said.time_s);
+                    remarks.push(match (version, said.time_s) {
+                        (Some(version), Some(_)) => format!(
+                            "the TXT record says {version} but is {} old; the file itself is asked",
+                            ago(age_s)
                         ),
-                        None => "the TXT record does not name this database; the file itself is asked".into(),
+                        (Some(version), None) => {
+                            format!("the TXT record says {version} but not when; the file itself is asked")
+                        }
+                        (None, _) => {
+                            "the TXT record does not name this database; the file itself is asked".into()
+                        }
                     });
                 }
                 Err(e) => remarks.push(format!("{e}; the file itself is asked")),
@@ -93,12 +103,12 @@ impl HttpSource {
             Ok(header) => {
                 let version = header.version.max(recorded.unwrap_or(0));
                 let evidence = if version == header.version { Evidence::Header } else { Evidence::TxtRecord };
-                Ok(Newest { version, evidence, remarks })
+                Ok(Newest { version, evidence, at_s: None, remarks })
             }
             Err(e) => match recorded {
                 Some(version) => {
                     remarks.push(e.to_string());
-                    Ok(Newest { version, evidence: Evidence::TxtRecord, remarks })
+                    Ok(Newest { version, evidence: Evidence::TxtRecord, at_s: recorded_at_s, remarks })
                 }
                 None if remarks.is_empty() => Err(e),
                 None => Err(FetchError::Unreachable {

@@ -112,6 +112,9 @@ pub struct Newest {
     pub version: u32,
     /// How it was learnt.
     pub evidence: Evidence,
+    /// When that was so, epoch seconds, where the evidence says it: a record speaks for the time it was made,
+    /// not for the time it is read.
+    pub at_s: Option<u64>,
     /// What did not agree on the way, in words; empty when all is well.
     pub remarks: Vec<String>,
 }
