@@ -226,6 +226,7 @@ async fn rot_is_never_served() {
             assert!(answer.complete);
         }
         assert_eq!(server.metric("cvdmirror_http_unreadable_objects_total").await, 1);
+        assert_eq!(*server.rotten.lock().unwrap(), [ObjectId::of(&whole)]);
         // What is whole is still served.
         let range = format!("Range: bytes={}-{}\r\n", sound.start, sound.end - 1);
         let answer = server.get("/test-5.cvd", &range).await;

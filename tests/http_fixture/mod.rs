@@ -114,6 +114,8 @@ pub struct Server {
     pub addr: SocketAddr,
     pub site: Arc<Site>,
     pub stale: Arc<Mutex<Option<String>>>,
+    /// The objects that the site was told cannot be read.
+    pub rotten: Arc<Mutex<Vec<ObjectId>>>,
     pub stop: Option<oneshot::Sender<()>>,
     pub task: JoinHandle<io::Result<()>>,
     pub dir: tempfile::TempDir,
@@ -131,6 +133,8 @@ impl Server {
     pub async fn over(dir: tempfile::TempDir, aliases: Aliases, limits: Limits) -> Self {
         let stale = Arc::new(Mutex::new(None::<String>));
         let why = stale.clone();
+        let rotten = Arc::new(Mutex::new(Vec::new()));
+        let told = rotten.clone();
         let site = Arc::new(Site {
             published: Arc::new(ArcSwap::from_pointee(snapshot(dir.path()))),
             aliases,
@@ -143,7 +147,11 @@ impl Server {
                     .map_or(Freshness::Fresh, |why| Freshness::Stale { why }),
                 databases: snapshot.databases.keys().map(|db| format!("{db}: held")).collect(),
             }),
-            unreadable: Box::new(|_| {}),
+            unreadable: Box::new(move |error| {
+                if let cvdmirror_store::Error::Rotten { object, .. } = error {
+                    told.lock().unwrap().push(*object);
+                }
+            }),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -151,7 +159,7 @@ impl Server {
         let task = tokio::spawn(serve(vec![listener], site.clone(), limits, async {
             let _ = stopped.await;
         }));
-        Self { addr, site, stale, stop: Some(stop), task, dir }
+        Self { addr, site, stale, rotten, stop: Some(stop), task, dir }
     }
     pub fn stop(&mut self) {
         let _ = self.stop.take().unwrap().send(());
