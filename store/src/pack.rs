@@ -260,7 +260,12 @@ impl Pack {
         let inner = &*self.0;
         let read = || {
             let handle = inner.handle.read().unwrap_or_else(PoisonError::into_inner).clone();
-            guarded(&inner.path, "read", || Ok(handle.table.get_owned((tables::BYTES, at))?))
+            guarded(&inner.path, "read", || {
+                let row = handle.table.get_owned((tables::BYTES, at))?;
+                // On a damaged page finding the value panics: here, or not at all.
+                row.as_ref().map(|row| row.value().len());
+                Ok(row)
+            })
         };
         let reopen = || {
             let fresh = Handle::open(&inner.file, &inner.path)?;
