@@ -105,6 +105,15 @@ fn a_cvd_that_does_not_verify_is_refused() {
     case.program.sync().exits(0).says(["3 -> 5 published"]);
 }
 
+/// A header of version 5, and then an edge that lags.
+#[test]
+fn a_full_file_older_than_held_is_kept_out() {
+    let case = Case::new();
+    case.full(Answer::File(talos("test-2.cvd")))
+        .says(["holds version 2, older than 3 that is held; not taken"]);
+    case.full(Answer::File(talos("test-3.cvd"))).says(["asked for 5, got 3"]);
+}
+
 #[test]
 fn answers_that_are_no_file_are_refused() {
     let case = Case::new();

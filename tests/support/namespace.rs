@@ -20,12 +20,19 @@ pub fn inside(test: &str) -> bool {
     }
     let resolv = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(resolv.path(), "nameserver 127.0.0.1\n").unwrap();
-    // As root, plain; else through a user namespace, which some systems forbid.
-    let root = rustix::process::geteuid().is_root();
-    let flags: &[&str] = if root { &["--net", "--mount"] } else { &["--map-root-user", "--net", "--mount"] };
+    // As root, plain; else through a user namespace, which some systems forbid, and as oneself in it: a client
+    // that takes itself for root would try to be somebody else.
+    let user: &[&str] = match rustix::process::geteuid().is_root() {
+        true => &[],
+        false => &["--map-current-user", "--keep-caps"],
+    };
     let enter = |command: &[&str]| {
         let mut unshare = Command::new("unshare");
-        unshare.args(flags).args(["sh", "-c", ENTER, "sh"]).arg(resolv.path()).args(command);
+        unshare
+            .args(user)
+            .args(["--net", "--mount", "sh", "-c", ENTER, "sh"])
+            .arg(resolv.path())
+            .args(command);
         unshare
     };
     match enter(&["true"]).output() {
