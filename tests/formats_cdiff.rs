@@ -152,6 +152,7 @@ fn model(before: &Files, steps: &[Step]) -> Option<Files> {
                 target.extend(source.drain(first..=last));
                 all.insert(NAMES[*to], target);
             }
+            Step::Edit { edits, .. } if edits.is_empty() => {}
             Step::Edit { file, edits } => {
                 let old = all.get(NAMES[*file]).cloned();
                 let mut new: Vec<Option<String>> =
@@ -253,6 +254,7 @@ fn cases() -> Vec<Case> {
         ),
         case("DEL looks at one word alone", "OPEN a.hdb\nDEL 1 aab and more\nCLOSE\n", Result::is_ok),
         case("a new member", "OPEN new.hdb\nADD x\nCLOSE\n", Result::is_ok),
+        case("a new member without content", "OPEN new.hdb\nCLOSE\nOPEN d.hdb\nCLOSE\n", Result::is_ok),
         case("DEL in a new member", "OPEN new.hdb\nDEL 1 x\nCLOSE\n", |r| {
             matches!(r, Err(A::NoMember { at: 3, .. }))
         }),

@@ -131,6 +131,10 @@ pub fn apply(draft: &mut Draft<'_>, script: &[u8], limits: &Limits) -> Result<()
 
 fn close(draft: &mut Draft<'_>, at: u64, edits: &Edits<'_>, limits: &Limits) -> Result<(), ApplyError> {
     let member = edits.member;
+    // ClamAV makes no member of nothing.
+    if edits.lines.is_empty() && edits.added.is_empty() {
+        return Ok(());
+    }
     let old = match draft.get(member) {
         Some(text) => text.clone(),
         // ClamAV opens for appending, which makes a new member; but there is no line in it to edit.
