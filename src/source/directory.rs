@@ -6,6 +6,7 @@
 use super::{
     Evidence, FetchError, Fetched, Newest, Wanted,
     staging::{Intake, Staging},
+    txt::Said,
 };
 use crate::cvd::{
     Database, FileKind, FileName, HEADER_BYTES, Header,
