@@ -98,7 +98,7 @@ pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<
             let id = state.installation().map_err(OpenError::from)?;
             let user_agent = format!("{PRODUCT} (UUID: {id})");
             let source = HttpSource::new(url.clone(), txt, intake, ledger, &user_agent);
-            Source::Http(source.map_err(StartError::Source)?)
+            Source::Http(Box::new(source.map_err(StartError::Source)?))
         }
     };
     let settings = Settings {

@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     fn said(text: &str, database: &str) -> Result<Option<u32>, TxtError> {
-        said_in(text, &database.parse().unwrap())
+        said_in(text, &database.parse().unwrap()).map(|said| said.version)
     }
 
     #[test]

@@ -251,7 +251,7 @@ pub enum FetchError {
 #[derive(Debug)]
 pub enum Source {
     /// An HTTP upstream and, where configured, its TXT record.
-    Http(http::HttpSource),
+    Http(Box<http::HttpSource>),
     /// A directory.
     Directory(directory::DirectorySource),
 }
