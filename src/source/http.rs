@@ -101,9 +101,8 @@ impl HttpSource {
         }
         match self.probe(database).await {
             Ok(header) => {
-                let version = header.version.max(recorded.unwrap_or(0));
-                let evidence = if version == header.version { Evidence::Header } else { Evidence::TxtRecord };
-                Ok(Newest { version, evidence, at_s: None, remarks })
+                let version = header.version;
+                Ok(Newest { version, evidence: Evidence::Header, at_s: None, remarks })
             }
             Err(e) => match recorded {
                 Some(version) => {
