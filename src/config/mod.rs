@@ -3,6 +3,8 @@
 //! A setting given on the command line wins over `CVDMIRROR_<OPTION>`, that over the file, that over the default.
 //! Nothing is ignored: an unknown key, a value that does not read, a key given twice is an error that names
 //! where it stands and what to write.
+mod value;
+
 use crate::{
     cvd::{Database, TrustKeys},
     http::Aliases,
@@ -12,7 +14,7 @@ use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -244,8 +246,8 @@ impl Config {
 
     fn read(given: BTreeMap<&'static str, (Vec<String>, Origin)>) -> Result<Self, ConfigError> {
         let get = Given(&given);
-        let dns_listen = get.optional("dns_listen", socket)?;
-        let dns_zone = get.optional("dns_zone", zone)?;
+        let dns_listen = get.optional("dns_listen", value::socket)?;
+        let dns_zone = get.optional("dns_zone", value::zone)?;
         let dns = match (dns_listen, dns_zone) {
             (Some(address), Some(zone)) => Some((address, zone)),
             (None, None) => None,
@@ -262,39 +264,39 @@ impl Config {
                 });
             }
         };
-        let txt_record = get.required("txt_record", zone)?;
-        let keep = get.all("keep_cvds", keep_cvds)?;
+        let txt_record = get.required("txt_record", value::zone)?;
+        let keep = get.all("keep_cvds", value::keep_cvds)?;
         let retention = Retention {
             cvds: keep.iter().rev().find_map(|(d, count)| d.is_none().then_some(*count)).unwrap_or(2),
             cvds_of: keep.into_iter().filter_map(|(d, count)| Some((d?, count))).collect(),
-            cdiffs_s: 86_400 * u64::from(get.required("keep_cdiff_days", |s| count(s, 36_500))?),
-            grace_s: get.required("grace", duration)?.as_secs(),
+            cdiffs_s: 86_400 * u64::from(get.required("keep_cdiff_days", |s| value::count(s, 36_500))?),
+            grace_s: get.required("grace", value::duration)?.as_secs(),
         };
         Ok(Self {
-            data_dir: match get.optional("data_dir", path)? {
+            data_dir: match get.optional("data_dir", value::path)? {
                 Some(dir) => dir,
                 None => default_data_dir()?,
             },
             databases: get.all("database", |s| {
                 s.parse().map_err(|_| "is no database name; write letters, digits and _, as in daily".into())
             })?,
-            source: get.required("source", source)?,
+            source: get.required("source", value::source)?,
             txt_record: (txt_record != "none").then_some(txt_record),
-            nameserver: get.optional("nameserver", nameserver)?,
-            certs_dir: get.optional("certs_dir", path)?,
-            trust_keys: get.optional("trust_keys", trust_keys)?.unwrap_or_else(TrustKeys::talos),
-            listen: get.all("listen", socket)?,
-            check_interval: get.required("check_interval", duration)?,
+            nameserver: get.optional("nameserver", value::nameserver)?,
+            certs_dir: get.optional("certs_dir", value::path)?,
+            trust_keys: get.optional("trust_keys", value::trust_keys)?.unwrap_or_else(TrustKeys::talos),
+            listen: get.all("listen", value::socket)?,
+            check_interval: get.required("check_interval", value::duration)?,
             dns,
             aliases: get.required("aliases", |s| match s {
                 "redirect" => Ok(Aliases::Redirect),
                 "direct" => Ok(Aliases::Direct),
                 _ => Err("is neither redirect nor direct".into()),
             })?,
-            backfill: get.required("backfill", |s| count(s, 1000))?,
+            backfill: get.required("backfill", |s| value::count(s, 1000))?,
             retention,
-            max_age: get.required("max_age", duration)?,
-            stall_timeout: get.required("stall_timeout", duration)?,
+            max_age: get.required("max_age", value::duration)?,
+            stall_timeout: get.required("stall_timeout", value::duration)?,
             given,
         })
     }
@@ -448,70 +450,4 @@ fn default_data_dir() -> Result<PathBuf, ConfigError> {
             key: "data_dir",
             why: "neither is XDG_DATA_HOME nor HOME; give --data-dir",
         })
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    if text.is_empty() { Err("is empty; write a path".into()) } else { Ok(text.into()) }
-}
-
-fn source(text: &str) -> Result<SourceSpec, String> {
-    if let Some(dir) = text.strip_prefix("dir:") {
-        return Ok(SourceSpec::Directory(path(dir)?));
-    }
-    let url: reqwest::Url =
-        text.parse().map_err(|e| format!("is no URL ({e}); write http://… or dir:PATH"))?;
-    match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(SourceSpec::Http(url)),
-        _ => Err("is neither http://… nor https://… nor dir:PATH".into()),
-    }
-}
-
-fn socket(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "is no ADDR:PORT; write an IP address and a port, as in 0.0.0.0:8080".into())
-}
-
-fn count(text: &str, most: u32) -> Result<u32, String> {
-    text.parse().ok().filter(|n| *n <= most).ok_or_else(|| format!("is no count from 0 to {most}"))
-}
-
-/// How many CVDs are kept, of one database or of each that has no number of its own.
-fn keep_cvds(text: &str) -> Result<(Option<Database>, u32), String> {
-    let why = || "is no count from 1 to 1000; write 2, or main:1 for one database".to_owned();
-    let (database, number) = match text.split_once(':') {
-        Some((database, number)) => (Some(database.parse().map_err(|_| why())?), number),
-        None => (None, text),
-    };
-    count(number, 1000).ok().filter(|n| *n >= 1).map(|n| (database, n)).ok_or_else(why)
-}
-
-fn nameserver(text: &str) -> Result<SocketAddr, String> {
-    let port = 53;
-    text.parse()
-        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)))
-        .map_err(|_| "is no IP address, alone or with a port".into())
-}
-
-fn zone(text: &str) -> Result<String, String> {
-    let text = text.trim_end_matches('.');
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if text.len() <= 200 && text.split('.').all(label) {
-        Ok(text.to_ascii_lowercase())
-    } else {
-        Err("is no domain name".into())
-    }
-}
-
-/// A time as people write it: `15m`, `90s`, `1h 30m`, `500ms`; never zero.
-fn duration(text: &str) -> Result<Duration, String> {
-    let why = || "is no length of time; write 15m, 90s or 12h".to_owned();
-    let span: jiff::SignedDuration = text.parse().map_err(|_| why())?;
-    Duration::try_from(span).ok().filter(|d| !d.is_zero()).ok_or_else(why)
-}
-
-fn trust_keys(file: &str) -> Result<TrustKeys, String> {
-    let text = std::fs::read_to_string(file).map_err(|e| format!("cannot be read: {e}"))?;
-    toml::from_str(&text).map_err(|e| format!("holds no keys: {e}"))
 }

@@ -1,0 +1,74 @@
+//! How each value reads: the error says what is wrong with it and what to write.
+use super::SourceSpec;
+use crate::cvd::{Database, TrustKeys};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("is empty; write a path".into()) } else { Ok(text.into()) }
+}
+
+pub(super) fn source(text: &str) -> Result<SourceSpec, String> {
+    if let Some(dir) = text.strip_prefix("dir:") {
+        return Ok(SourceSpec::Directory(path(dir)?));
+    }
+    let url: reqwest::Url =
+        text.parse().map_err(|e| format!("is no URL ({e}); write http://… or dir:PATH"))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(SourceSpec::Http(url)),
+        _ => Err("is neither http://… nor https://… nor dir:PATH".into()),
+    }
+}
+
+pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "is no ADDR:PORT; write an IP address and a port, as in 0.0.0.0:8080".into())
+}
+
+pub(super) fn count(text: &str, most: u32) -> Result<u32, String> {
+    text.parse().ok().filter(|n| *n <= most).ok_or_else(|| format!("is no count from 0 to {most}"))
+}
+
+/// How many CVDs are kept, of one database or of each that has no number of its own.
+pub(super) fn keep_cvds(text: &str) -> Result<(Option<Database>, u32), String> {
+    let why = || "is no count from 1 to 1000; write 2, or main:1 for one database".to_owned();
+    let (database, number) = match text.split_once(':') {
+        Some((database, number)) => (Some(database.parse().map_err(|_| why())?), number),
+        None => (None, text),
+    };
+    count(number, 1000).ok().filter(|n| *n >= 1).map(|n| (database, n)).ok_or_else(why)
+}
+
+pub(super) fn nameserver(text: &str) -> Result<SocketAddr, String> {
+    let port = 53;
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)))
+        .map_err(|_| "is no IP address, alone or with a port".into())
+}
+
+pub(super) fn zone(text: &str) -> Result<String, String> {
+    let text = text.trim_end_matches('.');
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if text.len() <= 200 && text.split('.').all(label) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("is no domain name".into())
+    }
+}
+
+/// A time as people write it: `15m`, `90s`, `1h 30m`, `500ms`; never zero.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let why = || "is no length of time; write 15m, 90s or 12h".to_owned();
+    let span: jiff::SignedDuration = text.parse().map_err(|_| why())?;
+    Duration::try_from(span).ok().filter(|d| !d.is_zero()).ok_or_else(why)
+}
+
+pub(super) fn trust_keys(file: &str) -> Result<TrustKeys, String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("cannot be read: {e}"))?;
+    toml::from_str(&text).map_err(|e| format!("holds no keys: {e}"))
+}
