@@ -31,10 +31,11 @@
 //! it is (mode 0444) until it is removed. So `cp -r`, `rsync` and hard links of the directory, at any moment and any speed, beside any
 //! number of readers and the one writer, give a store that opens and holds everything acknowledged before the copy began. In detail:
 //!
-//! * A copier that lists the directory first and reads later has the packs of the moment it listed; a pack committed since may or may
-//!   not be among them. It must find each listed file when it comes to read it: so packs that were merged or retired stay in
-//!   place until the caller removes them ([`Store::remove_retired`]) after a *grace period* longer than the slowest copy.
-//!   A copy slower than that misses a file, and the copying program says so.
+//! * A copier that lists the directory first and reads later has the packs of the moment it listed; a pack committed since may or
+//!   may not be among them. What replaces a pack is in the directory before that pack is retired, and the retired file stays until
+//!   the caller removes it ([`Store::remove_retired`]) after a *grace period*. A copy that began before the retirement must end
+//!   within that period, for it has not listed the replacement. A copy that began later has listed both: if the
+//!   retired file vanishes under it, the copying program may complain, and nothing is missing.
 //! * A copy may have a merged pack together with those it replaced. That is harmless: objects and names are the same.
 //!   Names that were dropped on purpose may come back with a retired pack; dropping them again is all it takes.
 //! * A copier that writes in place under the final name can be cut off: that file is found unusable when the copy is scanned

@@ -182,7 +182,7 @@ impl Store {
     }
 
     /// Removes the files of packs that were merged or retired; a file that is gone is fine. Returns the bytes freed.
-    /// The caller first lets a grace period pass, longer than a copy of the store takes.
+    /// The caller first lets a grace period pass, so that copies that began before the packs were retired have ended.
     pub fn remove_retired(&self, ids: &[PackId]) -> Result<u64, Error> {
         let _changing = self.change();
         let view = self.view();
