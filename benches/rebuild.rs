@@ -20,7 +20,7 @@ use std::{
 use support::{mint::Mint, peers::Peers};
 
 /// Lines of a tar of some 200 MB.
-const LINES: usize = 2_350_000;
+const LINES: usize = 2_500_000;
 const EDITS: usize = 2_000;
 const ROUNDS: usize = 3;
 

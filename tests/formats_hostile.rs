@@ -377,7 +377,9 @@ fn every_rule_has_its_hostile_file_and_clamavs_verdict_is_known() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("test.cvd");
     let mut wrong = Vec::new();
-    for Case { rule, file, ours, clamav } in [header_cases(), body_cases(), list_cases()].concat_all() {
+    for Case { rule, file, ours, clamav } in
+        [header_cases(), body_cases(), list_cases()].into_iter().flatten()
+    {
         let verdict = verify(&file, &Limits::default());
         if !ours(&verdict) {
             wrong.push(format!("{rule}: ours says {verdict:?}"));
@@ -397,15 +399,6 @@ fn every_rule_has_its_hostile_file_and_clamavs_verdict_is_known() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-trait ConcatAll {
-    fn concat_all(self) -> Vec<Case>;
-}
-impl<const N: usize> ConcatAll for [Vec<Case>; N] {
-    fn concat_all(self) -> Vec<Case> {
-        self.into_iter().flatten().collect()
-    }
 }
 
 #[test]

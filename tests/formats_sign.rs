@@ -61,12 +61,12 @@ fn talos_signers_are_bound_to_their_years() {
 fn no_flipped_bit_of_a_sign_file_adds_trust() {
     let trusted = anchors(&talos("test-ca.crt"));
     let (mut sign, signed) = (talos("test-5.cvd.sign"), talos("test-5.cvd"));
-    let genuine = SignFile::parse(&sign).unwrap();
+    let genuine = SignFile::parse(&sign).unwrap().signatures.remove(0);
     for bit in (0..sign.len() * 8).step_by(41) {
         sign[bit / 8] ^= 1 << (bit % 8);
         // The levels are under no signature, nor are the certificates' own unsigned parts; all else is.
         if check(&sign, &signed, &trusted, NOW_S).is_ok() {
-            let parsed = SignFile::parse(&sign).unwrap();
+            let parsed = SignFile::parse(&sign).unwrap().signatures.remove(0);
             let levels = (parsed.min_level, parsed.max_level) != (genuine.min_level, genuine.max_level);
             assert!(levels || is_unsigned(&parsed.pkcs7, &genuine.pkcs7), "bit {bit}");
         }
@@ -92,7 +92,7 @@ fn what_would_harm_a_client_is_not_well_formed() {
         (format!("#clamsign-2.0\n{line}\n"), SignFileError::Magic),
         ("#clamsign-1.0\n".into(), SignFileError::NoSignature),
         ("#clamsign-1.0\n# 230::pkcs7-pem:AAAA\n\n".into(), SignFileError::NoSignature),
-        (format!("{good}{line}\n"), SignFileError::Second(3)),
+        (format!("{good}{}\n", &line[..20]), SignFileError::Line(3)),
         (good.replace("pkcs7-pem", "pkcs8-pem"), SignFileError::Line(2)),
         (good.replace("230:", "23x:"), SignFileError::Line(2)),
         (good[..good.len() - 6].into(), SignFileError::Line(2)),
@@ -102,6 +102,7 @@ fn what_would_harm_a_client_is_not_well_formed() {
         assert_eq!(SignFile::parse(text.as_bytes()), Err(expected), "{text:.40}");
     }
     assert_eq!(SignFile::parse(b"#clamsign-1.0\n\xff\n"), Err(SignFileError::NotText));
+    assert_eq!(SignFile::parse(good.replace('\n', "\r\n").as_bytes()), Err(SignFileError::NotText));
     assert_eq!(SignFile::parse(b"#clamsign-1.0\n::pkcs7-pem:AAAA\n"), Err(SignFileError::Pkcs7));
     let too_long = vec![b'#'; 300 << 10];
     let result = verify_sign(&too_long[..], &b""[..], &Anchors::default(), NOW_S, &Limits::default());
@@ -240,6 +241,19 @@ fn the_verdict_on_a_chain_is_openssls() {
             None => assert_eq!(ours, theirs, "{name}: {}", String::from_utf8_lossy(&output.stderr)),
         }
     }
+}
+
+/// A file may carry signatures for several ranges of levels; a client uses one of them, so all must hold.
+#[test]
+fn every_signature_of_a_sign_file_must_hold() {
+    let trusted = anchors(&talos("test-ca.crt"));
+    let (sign, other) = (talos("test-5.cvd.sign"), talos("test-4.cvd.sign"));
+    let line =
+        |file: &[u8]| String::from_utf8(file.to_vec()).unwrap().lines().nth(1).unwrap().to_owned() + "\n";
+    let twice = [&sign[..], line(&sign).as_bytes()].concat();
+    check(&twice, &talos("test-5.cvd"), &trusted, NOW_S).unwrap();
+    let mixed = [&sign[..], line(&other).as_bytes()].concat();
+    assert!(matches!(check(&mixed, &talos("test-5.cvd"), &trusted, NOW_S), Err(SignError::Digest)));
 }
 
 #[test]

@@ -337,7 +337,8 @@ impl Report {
             other => other?,
         };
         self.pass(Rule::SignForm);
-        self.facts.functionality_level = sign.min_level;
+        self.facts.functionality_level =
+            sign.signatures.iter().filter_map(|signature| signature.min_level).min();
         match (with.anchors, with.signed) {
             (None, _) => self.skip(Rule::SignTrust, "no certificates are configured"),
             (_, None) => self.skip(Rule::SignTrust, "the signed file is not beside it"),

@@ -1,4 +1,9 @@
 //! ClamAV's formats, pure: bytes in, facts or bytes out; no async, no network, nothing of ours below it.
+//!
+//! `verify` is the door: only it makes a [`Verified`], of what `pass` gathered from a `container` and held against its
+//! `header`, its `info` list and the keys of `signature`; of a `cdiff` and its `script`; of a `sign_file` through
+//! `sign_verify` and a `chain` of certificates. `rebuild` makes a CVD of the one before: a `draft` of its members,
+//! changed by `apply`, packed by `body_writer`. `inspect` tells people what holds and what does not.
 pub mod apply;
 pub mod body_writer;
 pub mod cdiff;

@@ -2,6 +2,7 @@
 //!
 //! Guarantees that a parsed one is safe to hand to a client: several malformed kinds abort the client's process or cost
 //! it a full download. Whether it verifies is another question, which needs certificates.
+use super::header;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 const MAGIC: &str = "#clamsign-1.0";
@@ -9,6 +10,13 @@ const MAGIC: &str = "#clamsign-1.0";
 /// A well-formed sign file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SignFile {
+    /// Its signatures, at least one. Engines of different levels may use different ones.
+    pub signatures: Vec<Signature>,
+}
+
+/// One signature of a sign file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Signature {
     /// The lowest functionality level that is to use it, if it says.
     pub min_level: Option<u32>,
     /// The highest functionality level that is to use it, if it says.
@@ -20,8 +28,8 @@ pub struct SignFile {
 /// Why bytes are no well-formed sign file.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SignFileError {
-    /// Not text.
-    #[error("sign file is not ASCII text")]
+    /// Not text, or with control characters.
+    #[error("sign file is not ASCII text with newlines")]
     NotText,
     /// Line 1 is not `#clamsign-1.0`.
     #[error("sign file does not start with #clamsign-1.0")]
@@ -29,9 +37,6 @@ pub enum SignFileError {
     /// No signature line.
     #[error("sign file holds no signature")]
     NoSignature,
-    /// More than one signature line.
-    #[error("sign file holds a second signature at line {0}")]
-    Second(usize),
     /// A line that is not `<minfl>:<maxfl>:pkcs7-pem:<base64>`.
     #[error("sign file line {0} is not <minfl>:<maxfl>:pkcs7-pem:<base64>")]
     Line(usize),
@@ -43,23 +48,22 @@ pub enum SignFileError {
 impl SignFile {
     /// Parses a whole sign file.
     pub fn parse(bytes: &[u8]) -> Result<Self, SignFileError> {
-        let text = std::str::from_utf8(bytes).ok().filter(|t| t.is_ascii()).ok_or(SignFileError::NotText)?;
+        // No carriage returns either: not every reader takes them for part of a newline.
+        let is_text = bytes.iter().all(|&b| b == b'\n' || (0x20..0x7f).contains(&b));
+        let text = std::str::from_utf8(bytes).ok().filter(|_| is_text).ok_or(SignFileError::NotText)?;
         let mut lines = (1..).zip(text.lines());
         if lines.next().is_none_or(|(_, line)| line != MAGIC) {
             return Err(SignFileError::Magic);
         }
-        let mut found = None;
-        for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
-            if found.is_some() {
-                return Err(SignFileError::Second(number));
-            }
-            found = Some(parse_line(number, line)?);
-        }
-        found.ok_or(SignFileError::NoSignature)
+        let signatures = lines
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+            .map(|(number, line)| parse_line(number, line))
+            .collect::<Result<Vec<_>, _>>()?;
+        if signatures.is_empty() { Err(SignFileError::NoSignature) } else { Ok(Self { signatures }) }
     }
 }
 
-fn parse_line(number: usize, line: &str) -> Result<SignFile, SignFileError> {
+fn parse_line(number: usize, line: &str) -> Result<Signature, SignFileError> {
     let err = SignFileError::Line(number);
     let mut fields = line.splitn(4, ':');
     let (Some(min), Some(max), Some("pkcs7-pem"), Some(base64)) =
@@ -69,13 +73,13 @@ fn parse_line(number: usize, line: &str) -> Result<SignFile, SignFileError> {
     };
     let level = |text: &str| match text {
         "" => Ok(None),
-        _ => text.parse().map(Some).map_err(|_| err.clone()),
+        _ => header::number("level", text).map(Some).map_err(|_| err.clone()),
     };
     let pkcs7 = STANDARD.decode(base64).map_err(|_| err.clone())?;
     if !is_one_der_sequence(&pkcs7) {
         return Err(SignFileError::Pkcs7);
     }
-    Ok(SignFile { min_level: level(min)?, max_level: level(max)?, pkcs7 })
+    Ok(Signature { min_level: level(min)?, max_level: level(max)?, pkcs7 })
 }
 
 /// Checks the outermost tag and length alone (X.690 section 8.1).

@@ -65,7 +65,13 @@ pub(super) fn check(
     anchors: &Anchors,
     now_s: u64,
 ) -> Result<(), SignError> {
-    let outer = ContentInfo::from_der(&sign.pkcs7)?;
+    // Which signature a client uses depends on its level; a file that is good for some alone is not good.
+    let digests = Digests::of(signed).map_err(SignError::Read)?;
+    sign.signatures.iter().try_for_each(|signature| check_pkcs7(&signature.pkcs7, &digests, anchors, now_s))
+}
+
+fn check_pkcs7(pkcs7: &[u8], digests: &Digests, anchors: &Anchors, now_s: u64) -> Result<(), SignError> {
+    let outer = ContentInfo::from_der(pkcs7)?;
     if outer.content_type != rfc5911::ID_SIGNED_DATA {
         return Err(SignError::NotDetached);
     }
@@ -87,8 +93,7 @@ pub(super) fn check(
     if signers.is_empty() {
         return Err(SignError::NoSigner);
     }
-    let digests = Digests::of(signed).map_err(SignError::Read)?;
-    signers.iter().try_for_each(|signer| check_signer(signer, &bundle, &digests, anchors, now_s))
+    signers.iter().try_for_each(|signer| check_signer(signer, &bundle, digests, anchors, now_s))
 }
 
 fn check_signer(

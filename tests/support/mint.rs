@@ -18,14 +18,14 @@ const COPYING: &str = "A minted database for tests. It holds no real signature a
 /// Every kind of member that a lineage starts with, and its part of all lines.
 const KINDS: [(&str, f64); 9] = [
     ("hdb", 0.15),
-    ("hsb", 0.35),
-    ("ldb", 0.15),
-    ("ndb", 0.15),
-    ("mdb", 0.12),
-    ("msb", 0.03),
+    ("hsb", 0.14),
+    ("ldb", 0.12),
+    ("ndb", 0.12),
+    ("mdb", 0.15),
+    ("msb", 0.02),
     ("fp", 0.02),
-    ("cdb", 0.02),
-    ("ign2", 0.01),
+    ("cdb", 0.26),
+    ("ign2", 0.02),
 ];
 
 /// Makes lineages of databases.
