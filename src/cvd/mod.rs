@@ -37,5 +37,5 @@ pub use signature::{PublicKey, TrustKeys};
 pub use txt_record::{CurrentRecord, DatabaseRecord};
 pub use verify::{
     Cvd, Member, Verified, VerifyError, parse_sign, verify_cdiff, verify_cld, verify_cvd, verify_cvd_any,
-    verify_sign,
+    verify_header, verify_sign,
 };

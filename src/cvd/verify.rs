@@ -275,6 +275,14 @@ fn verify_body(
     judge(database, header, md5, content?, bytes, keys)
 }
 
+/// Checks what a CVD's header alone can show: that its MD5 was signed. Its other fields are under no signature here.
+///
+/// # Errors
+/// See [`VerifyError`].
+pub fn verify_header(header: &Header, keys: &TrustKeys) -> Result<(), VerifyError> {
+    check_signature(header, Some(header.md5.ok_or(VerifyError::NoMd5)?), keys)
+}
+
 /// Checks the header's MD5 and legacy signature against the body's MD5; a CLD has neither.
 pub(super) fn check_signature(
     header: &Header,

@@ -253,6 +253,8 @@ impl Mirror {
                 })?;
                 let header = Header::parse(&bytes).map_err(|e| refused(e.to_string()))?;
                 if matches!(wanted, Wanted::Header(..)) {
+                    // One that lies would cost a rebuild, and then a full file to find that out.
+                    cvd::verify_header(&header, &self.verifier.keys).map_err(|e| refused(e.to_string()))?;
                     work.answers.header = Some(header.version);
                     work.header = Some(bytes);
                     return Ok(Accepted::used(*asked, header.version));

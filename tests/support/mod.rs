@@ -1,5 +1,6 @@
 //! What the black-box tests share.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+pub mod cdn;
 pub mod clients;
 pub mod forge;
 pub mod mint;
