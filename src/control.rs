@@ -1,10 +1,16 @@
 //! The socket in the data directory through which `sync` and `status` speak with the running server.
 //!
-//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `POST /sync`, `POST /gc`, `POST /look`; JSON answers.
+//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `GET /waiting`, `POST /sync`, `POST /gc`,
+//! `POST /look`, `POST /rotten/<pack>/<object>`; JSON answers.
 use crate::{
     clock::epoch_s,
-    mirror::{DataDir, Mirror, Round, retention::Tidied, status::Status},
+    mirror::{
+        DataDir, Mirror, Round,
+        retention::{Tidied, Waiting},
+        status::Status,
+    },
 };
+use cvdmirror_store::{ObjectId, PackId};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -97,6 +103,10 @@ async fn answer(
         (&Method::GET, "/status") => serde_json::to_vec(&mirror.status(dir, max_age)),
         (&Method::POST, "/sync") => serde_json::to_vec(&mirror.round().await),
         (&Method::POST, "/look") => serde_json::to_vec(&mirror.look().await.map_err(|e| e.to_string())),
+        (&Method::GET, "/waiting") => serde_json::to_vec(&mirror.waiting().map_err(|e| e.to_string())),
+        (&Method::POST, path) if path.starts_with("/rotten/") => {
+            serde_json::to_vec(&tokio::task::block_in_place(|| mirror.suspect(&path["/rotten/".len()..])))
+        }
         (&Method::GET, "/gc") => serde_json::to_vec(&mirror.would_tidy(epoch_s())),
         (&Method::POST, "/gc") => serde_json::to_vec(&mirror.gc(epoch_s()).await.map_err(|e| e.to_string())),
         _ => {
@@ -150,6 +160,24 @@ pub async fn gc(dir: &DataDir, dry_run: bool) -> io::Result<Option<Tidied>> {
 pub async fn look(dir: &DataDir) -> io::Result<Option<()>> {
     let answer: Option<Result<(), String>> = ask(dir, Method::POST, "/look").await?;
     answer.transpose().map_err(io::Error::other)
+}
+
+/// Asks the running server which packs only wait to be removed; `None` when none is running.
+///
+/// # Errors
+/// When a server is there and does not answer properly.
+pub async fn waiting(dir: &DataDir) -> io::Result<Option<Waiting>> {
+    let answer: Option<Result<Waiting, String>> = ask(dir, Method::GET, "/waiting").await?;
+    answer.transpose().map_err(io::Error::other)
+}
+
+/// Has the running server look at a copy of an object that was found rotten; `None` when none is running. Says whether
+/// it found it so too.
+///
+/// # Errors
+/// When a server is there and does not answer properly.
+pub async fn rotten(dir: &DataDir, pack: &PackId, object: ObjectId) -> io::Result<Option<bool>> {
+    ask(dir, Method::POST, &format!("/rotten/{pack}/{object}")).await
 }
 
 async fn ask<T: DeserializeOwned>(dir: &DataDir, method: Method, path: &str) -> io::Result<Option<T>> {

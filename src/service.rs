@@ -218,7 +218,12 @@ impl Service {
                     true => Freshness::Fresh,
                     false => Freshness::Stale { why: why.join("; ") },
                 };
-                Health { freshness, databases: judge.findings() }
+                // What is published may be fresh, and the next version not to be had all the same.
+                let remembered = judge.remembered().into_iter();
+                let failing = remembered.filter_map(|(database, state)| {
+                    Some(format!("{database}: the last check failed: {}", state.last_error?))
+                });
+                Health { freshness, remarks: failing.chain(judge.findings()).collect() }
             }),
             unreadable: Box::new(move |error| {
                 let cvdmirror_store::Error::Rotten { pack, object, .. } = error else { return };

@@ -1,5 +1,5 @@
 //! `cvdmirror store verify`, `gc`, `backup` and `restore`: taking care of the store.
-use super::{Failure, Outcome, print, progress, runtime};
+use super::{Failure, Outcome, print, progress, runtime, store::Look};
 use crate::{
     clock::epoch_s,
     config::Config,
@@ -14,8 +14,14 @@ use crate::{
     service,
     source::Silent,
 };
-use cvdmirror_store::{Finding, View, check_len, check_view};
-use std::{path::Path, sync::Arc};
+use cvdmirror_store::{Finding, View, check_len, check_pack, check_view};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 fn verifier(config: &Config) -> Result<Verifier, Failure> {
     let anchors = config.certs_dir.as_deref().map(anchors_in).transpose();
@@ -26,30 +32,73 @@ fn verifier(config: &Config) -> Result<Verifier, Failure> {
     })
 }
 
-/// Checks the packs as files, every object, and every name against its content.
-pub(super) fn verify(config: &Config, view: &View, findings: &[Finding]) -> Outcome {
+/// Checks the packs as files, every object, and every name against its content. What is rotten is told to the running
+/// server, so that it serves and repairs it no later than now.
+pub(super) fn verify(config: &Config, look: &Look) -> Outcome {
     let verifier = verifier(config)?;
-    let mut found: Vec<String> = findings.iter().map(|f| format!("{:?}: {f}", f.severity())).collect();
-    let progress = progress::to_stderr();
-    progress.begin("packs and objects", Some(view.packs().iter().map(check_len).sum()));
-    check_view(view, &|n| progress.advance(n), &mut |f| found.push(format!("{:?}: {f}", f.severity())));
-    progress.end();
-    progress.begin("names", Some(view.names().map(|(_, record)| record.size).sum()));
-    let mut checked = 0_u64;
-    for (name, record) in view.names() {
-        if let Err(why) = verify_name(&verifier, view, name) {
-            found.push(format!("Error: {name}: {why}"));
+    let Look { view, findings, retired } = look;
+    let mut found: Vec<String> = Vec::new();
+    let mut rotten = Vec::new();
+    let mut say = |finding: Finding| {
+        found.push(format!("{:?}: {finding}", finding.severity()));
+        if let Finding::Rotten { pack, object, .. } = finding {
+            rotten.push((pack, object));
         }
-        progress.advance(record.size);
-        checked += 1;
+    };
+    findings.iter().cloned().for_each(&mut say);
+    let progress = progress::to_stderr();
+    let retired = retired.as_deref().unwrap_or_default();
+    let bytes = view.packs().iter().chain(retired).map(check_len).sum();
+    progress.begin("packs and objects", Some(bytes));
+    check_view(view, &|n| progress.advance(n), &mut say);
+    for pack in retired {
+        check_pack(pack, &|n| progress.advance(n), &mut say);
     }
     progress.end();
+    progress.begin("names", Some(view.names().map(|(_, record)| record.size).sum()));
+    let checked = view.names().len();
+    found.extend(verify_names(&verifier, view, &|n| progress.advance(n)));
+    progress.end();
+    for (pack, object) in &rotten {
+        let told = runtime()?.block_on(control::rotten(&DataDir::new(&config.data_dir), pack, *object));
+        if let Err(e) = told {
+            eprintln!("cvdmirror: the running server is not told of object {object}: {e}");
+        }
+    }
     for finding in &found {
         print(format!("{finding}\n"))?;
     }
-    let packs = view.packs().len();
+    let packs = view.packs().len() + retired.len();
     print(format!("{packs} packs and {checked} names checked, {} findings\n", found.len()))?;
     if found.is_empty() { Ok(()) } else { Err(Failure::Findings) }
+}
+
+/// Verifies every name on every core; what fails, in words, in the order of names.
+fn verify_names(verifier: &Verifier, view: &View, progress: &(dyn Fn(u64) + Sync)) -> Vec<String> {
+    // The long ones first, lest one is left alone at the end.
+    let mut names: Vec<_> = view.names().collect();
+    names.sort_by_key(|(_, record)| std::cmp::Reverse(record.size));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut found = Vec::new();
+        while let Some((name, record)) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(why) = verify_name(verifier, view, name) {
+                found.push(format!("Error: {name}: {why}"));
+            }
+            progress(record.size);
+        }
+        found
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut found = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let ended = workers.into_iter().map(|worker| worker.join());
+        ended
+            .flat_map(|found| found.unwrap_or_else(|_| vec!["Error: verifying a name panicked".into()]))
+            .collect::<Vec<_>>()
+    });
+    found.sort();
+    found
 }
 
 fn verify_name(verifier: &Verifier, view: &View, name: &str) -> Result<(), String> {

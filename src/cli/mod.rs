@@ -22,7 +22,11 @@ use std::{
     path::PathBuf,
     process::ExitCode,
 };
+use tokio::signal::unix::SignalKind;
 use tracing_subscriber::EnvFilter;
+
+/// "File size limit exceeded", on Linux and the BSDs.
+const SIGXFSZ: i32 = 25;
 
 /// A LAN mirror of ClamAV's virus databases that no cache can make lie.
 #[derive(Parser, Debug)]
@@ -153,7 +157,13 @@ fn print_json(value: &impl serde::Serialize) -> Outcome {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Runtime::new().map_err(|e| Failure::Failed(format!("cannot start threads: {e}")))
+    let failed = |e: io::Error| Failure::Failed(format!("cannot start threads: {e}"));
+    let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
+    let entered = runtime.enter();
+    // Unheeded, a limit on the length of files ends the process; heeded once, a write past it is an error like any.
+    drop(tokio::signal::unix::signal(SignalKind::from_raw(SIGXFSZ)).map_err(failed)?);
+    drop(entered);
+    Ok(runtime)
 }
 
 impl From<ConfigError> for Failure {

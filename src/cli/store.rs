@@ -1,12 +1,13 @@
 //! `cvdmirror store …`: looks into the packs from outside, beside a running server too.
-use super::{Failure, Outcome, care, print, print_json};
+use super::{Failure, Outcome, care, print, print_json, runtime};
 use crate::{
     config::Config,
-    cvd::FileName,
-    mirror::{DataDir, plan::Held, verify::Reading},
+    control,
+    cvd::{FileKind, FileName},
+    mirror::{DataDir, plan::Held, state::State, verify::Reading},
 };
-use clap::Subcommand;
-use cvdmirror_store::{Finding, NameRecord, ObjectId, Store, View};
+use clap::{Subcommand, ValueEnum};
+use cvdmirror_store::{Finding, NameRecord, ObjectId, Pack, Store, View};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,8 +19,16 @@ use std::{
 
 #[derive(Subcommand, Debug)]
 pub(super) enum StoreCommand {
-    /// Lists the names held
+    /// Lists the names held: name, version, bytes, hash, when it was stored, from where, how it was verified
     Ls {
+        /// Databases, names, or beginnings of names; with none, everything
+        patterns: Vec<String>,
+        /// Only this kind
+        #[arg(long, value_enum)]
+        kind: Option<Kind>,
+        /// Only these versions: one, or FIRST-LAST
+        #[arg(long, value_parser = versions)]
+        versions: Option<(u32, u32)>,
         /// Prints JSON
         #[arg(long)]
         json: bool,
@@ -55,13 +64,33 @@ pub(super) enum StoreCommand {
     },
 }
 
+/// What a name is of.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    Cvd,
+    Cdiff,
+    Sign,
+}
+
+/// Reads `N` or `FIRST-LAST`.
+fn versions(text: &str) -> Result<(u32, u32), String> {
+    let number = |text: &str| text.parse::<u32>().map_err(|_| "give a version, or FIRST-LAST".to_owned());
+    match text.split_once('-') {
+        Some((first, last)) => Ok((number(first)?, number(last)?)),
+        None => number(text).map(|version| (version, version)),
+    }
+}
+
 pub(super) fn run(config: &Config, command: StoreCommand) -> Outcome {
-    let look = || look(&DataDir::new(&config.data_dir));
+    let look = || Look::at(&DataDir::new(&config.data_dir));
     match command {
-        StoreCommand::Ls { json } => list(&look()?.0, json),
-        StoreCommand::Stat { json } => look().and_then(|(view, findings)| stat(&view, &findings, json)),
-        StoreCommand::Cat { what } => cat(&look()?.0, &what),
-        StoreCommand::Verify => look().and_then(|(view, findings)| care::verify(config, &view, &findings)),
+        StoreCommand::Ls { patterns, kind, versions, json } => {
+            list(&look()?.view, &Filter { patterns, kind, versions }, json)
+        }
+        StoreCommand::Stat { json } => stat(&look()?, json),
+        StoreCommand::Cat { what } => cat(&look()?.view, &what),
+        StoreCommand::Verify => care::verify(config, &look()?),
         StoreCommand::Gc { dry_run } => care::gc(config, dry_run),
         StoreCommand::Backup { dest } => care::backup(config, &dest),
         StoreCommand::Restore { src } => care::restore(config, &src),
@@ -69,35 +98,106 @@ pub(super) fn run(config: &Config, command: StoreCommand) -> Outcome {
 }
 
 /// Everything in the store, trusted or not: what is published is another question.
-fn look(dir: &DataDir) -> Result<(Arc<View>, Vec<Finding>), Failure> {
-    let scan = Store::scan(&dir.store())?;
-    let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), scan.packs)?;
-    Ok((store.view(), scan.findings.into_iter().chain(conflicts).collect()))
+pub(super) struct Look {
+    pub(super) view: Arc<View>,
+    pub(super) findings: Vec<Finding>,
+    /// Packs that were merged or dropped and wait to be removed; they are not in the view. `None` if that cannot be known:
+    /// a sync that runs keeps it to itself.
+    pub(super) retired: Option<Vec<Pack>>,
+}
+
+impl Look {
+    fn at(dir: &DataDir) -> Result<Self, Failure> {
+        let waiting = waiting(dir);
+        let scan = Store::scan(&dir.store())?;
+        let is_waiting = |pack: &Pack| {
+            waiting.as_ref().is_some_and(|ids| ids.iter().any(|waiting| waiting == pack.id().as_str()))
+        };
+        let (retired, packs): (Vec<_>, Vec<_>) = scan.packs.into_iter().partition(is_waiting);
+        let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), packs)?;
+        let findings = scan.findings.into_iter().chain(conflicts).collect();
+        Ok(Self { view: store.view(), findings, retired: waiting.map(|_| retired) })
+    }
+}
+
+fn waiting(dir: &DataDir) -> Option<Vec<String>> {
+    match runtime().ok()?.block_on(control::waiting(dir)) {
+        Ok(Some(waiting)) => Some(waiting.packs),
+        Ok(None) => {
+            let state = State::open_read_only(&dir.state()).ok()?;
+            let retired = state.map(|state| state.retired()).transpose().ok()?.unwrap_or_default();
+            Some(retired.into_keys().map(|id| id.to_string()).collect())
+        }
+        Err(_) => None,
+    }
 }
 
 #[derive(Serialize)]
 struct Entry<'a> {
     name: &'a str,
+    /// Of which database, version and kind; none for a name that is no ClamAV file's.
+    #[serde(flatten)]
+    file: Option<File<'a>>,
     #[serde(flatten)]
     record: &'a NameRecord,
     pack: Option<&'a str>,
 }
 
-fn list(view: &View, json: bool) -> Outcome {
-    let entries: Vec<Entry<'_>> = view
-        .names()
-        .map(|(name, record)| Entry { name, record, pack: view.pack_of(name).map(|pack| pack.id().as_str()) })
-        .collect();
+#[derive(Serialize, Clone, Copy)]
+struct File<'a> {
+    database: &'a str,
+    version: u32,
+    kind: Kind,
+}
+
+impl<'a> File<'a> {
+    /// Takes a name apart that is a [`FileName`]'s.
+    fn of(name: &'a str) -> Option<Self> {
+        let file: FileName = name.parse().ok()?;
+        let kind = match file.kind {
+            FileKind::Cvd => Kind::Cvd,
+            FileKind::Cdiff => Kind::Cdiff,
+            FileKind::CvdSign | FileKind::CdiffSign => Kind::Sign,
+        };
+        Some(Self { database: name.get(..file.database.as_str().len())?, version: file.version, kind })
+    }
+}
+
+/// What of the names is listed: what fits every condition given.
+struct Filter {
+    patterns: Vec<String>,
+    kind: Option<Kind>,
+    versions: Option<(u32, u32)>,
+}
+
+impl Filter {
+    fn takes(&self, entry: &Entry<'_>) -> bool {
+        let (kind, version) = (entry.file.map(|file| file.kind), entry.file.map(|file| file.version));
+        (self.patterns.is_empty() || self.patterns.iter().any(|start| entry.name.starts_with(&**start)))
+            && self.kind.is_none_or(|wanted| kind == Some(wanted))
+            && self.versions.is_none_or(|(from, to)| version.is_some_and(|v| (from..=to).contains(&v)))
+    }
+}
+
+fn list(view: &View, filter: &Filter, json: bool) -> Outcome {
+    let entries = view.names().map(|(name, record)| Entry {
+        name,
+        file: File::of(name),
+        record,
+        pack: view.pack_of(name).map(|pack| pack.id().as_str()),
+    });
+    let entries: Vec<Entry<'_>> = entries.filter(|entry| filter.takes(entry)).collect();
     if json {
         return print_json(&entries);
     }
     let mut text = String::new();
-    for Entry { name, record, .. } in entries {
+    for Entry { name, file, record, .. } in entries {
         let at = jiff::Timestamp::from_second(record.stored_at_s as i64).unwrap_or_default();
         let hash = &record.object.to_string()[..16];
+        let version = file.map(|file| file.version).unwrap_or_default();
         let _ = writeln!(
             text,
-            "{name:<28} {:>11}  {hash}  {at}  {}  ({})",
+            "{name:<28} {version:>6} {:>11}  {hash}  {at}  {}  ({})",
             record.size, record.origin, record.proof
         );
     }
@@ -111,6 +211,11 @@ struct Stat {
     objects: u64,
     object_bytes: u64,
     names: u64,
+    /// Bytes of the packs' files for each byte of the objects.
+    bytes_per_byte: f64,
+    /// Packs that wait to be removed; none where that cannot be known.
+    retired_packs: Option<u64>,
+    retired_bytes: Option<u64>,
     databases: BTreeMap<String, DatabaseStat>,
     findings: Vec<String>,
 }
@@ -123,7 +228,8 @@ struct DatabaseStat {
     gaps: Vec<u32>,
 }
 
-fn stat(view: &View, findings: &[Finding], json: bool) -> Outcome {
+fn stat(look: &Look, json: bool) -> Outcome {
+    let Look { view, findings, retired } = look;
     let files: BTreeMap<FileName, NameRecord> =
         view.names().filter_map(|(name, record)| Some((name.parse().ok()?, record.clone()))).collect();
     let databases = files.keys().map(|name| &name.database).collect::<BTreeSet<_>>();
@@ -133,11 +239,17 @@ fn stat(view: &View, findings: &[Finding], json: bool) -> Outcome {
         let chain = reachable.and_then(|version| held.chain_to(version));
         (database.to_string(), DatabaseStat { reachable, chain, gaps: held.gaps(), cvds: held.cvds })
     });
+    let bytes_of = |packs: &[Pack]| packs.iter().map(Pack::file_len).sum::<u64>();
+    let (pack_bytes, object_bytes) =
+        (bytes_of(view.packs()), view.objects().map(|(_, size)| size).sum::<u64>());
     let stat = Stat {
         packs: view.packs().len() as u64,
-        pack_bytes: view.packs().iter().map(|pack| pack.file_len()).sum(),
+        pack_bytes,
         objects: view.objects().count() as u64,
-        object_bytes: view.objects().map(|(_, size)| size).sum(),
+        object_bytes,
+        bytes_per_byte: pack_bytes as f64 / object_bytes.max(1) as f64,
+        retired_packs: retired.as_ref().map(|packs| packs.len() as u64),
+        retired_bytes: retired.as_deref().map(bytes_of),
         names: view.names().len() as u64,
         databases: databases.collect(),
         findings: findings.iter().map(ToString::to_string).collect(),
@@ -145,11 +257,17 @@ fn stat(view: &View, findings: &[Finding], json: bool) -> Outcome {
     if json {
         return print_json(&stat);
     }
-    let overhead = 100.0 * (stat.pack_bytes as f64 / stat.object_bytes.max(1) as f64 - 1.0);
+    let overhead = 100.0 * (stat.bytes_per_byte - 1.0);
     let mut text = format!(
         "{} names, {} objects of {} bytes, in {} packs of {} bytes ({overhead:.1} % more)\n",
         stat.names, stat.objects, stat.object_bytes, stat.packs, stat.pack_bytes
     );
+    let _ = match (stat.retired_packs, stat.retired_bytes) {
+        (Some(packs), Some(bytes)) => {
+            writeln!(text, "{packs} more packs of {bytes} bytes are retired and wait to be removed")
+        }
+        _ => writeln!(text, "which of the packs are retired cannot be known while a sync runs"),
+    };
     for (database, held) in &stat.databases {
         let _ = write!(text, "{database}: full CVDs {:?}", held.cvds);
         if let Some((first, last)) = held.chain {

@@ -1,6 +1,7 @@
 //! Counters of the HTTP server, and their text for Prometheus (text exposition format 0.0.4).
 use super::{Freshness, Health};
 use crate::{dns, mirror::Snapshot};
+use cvdmirror_store::Pack;
 use hyper::StatusCode;
 use std::{
     fmt::Write,
@@ -123,6 +124,17 @@ impl Metrics {
             "When everything published was last confirmed at the source.",
             &mut confirmed.into_iter(),
         );
+        let view = &snapshot.view;
+        let packs = view.packs();
+        let rotten = view.quarantined().iter().filter(|(id, _)| packs.iter().any(|pack| pack.id() == id));
+        for (name, help, value) in [
+            ("store_packs", "Packs in the store.", packs.len() as u64),
+            ("store_bytes", "Length of the packs' files.", packs.iter().map(Pack::file_len).sum()),
+            ("store_quarantined_objects", "Copies of objects that were found rotten.", rotten.count() as u64),
+            ("remarks", "What /health remarks on, in number.", health.remarks.len() as u64),
+        ] {
+            family(name, "gauge", help, &mut one(value));
+        }
         // A database's name is letters, digits and `_`: nothing in it needs escaping.
         let label = |database: &crate::cvd::Database| format!("{{database=\"{database}\"}}");
         let published = || snapshot.databases.iter();

@@ -81,8 +81,8 @@ pub enum Aliases {
 pub struct Health {
     /// The verdict.
     pub freshness: Freshness,
-    /// A line a database, for people.
-    pub databases: Vec<String>,
+    /// What goes wrong now, a line each, for people; what is published can be fresh all the same.
+    pub remarks: Vec<String>,
 }
 
 /// Whether what is published is fresh.

@@ -64,13 +64,13 @@ pub(super) fn index(snapshot: &Snapshot) -> Result<Vec<u8>, serde_json::Error> {
     Ok(json)
 }
 
-/// Writes the answer of /health: the verdict, then a line a database.
+/// Writes the answer of /health: the verdict, then what goes wrong now.
 pub(super) fn health(health: &Health) -> String {
     let mut out = match &health.freshness {
         Freshness::Fresh => "fresh\n".to_owned(),
         Freshness::Stale { why } => format!("stale: {why}\n"),
     };
-    for line in &health.databases {
+    for line in &health.remarks {
         out.push_str(line);
         out.push('\n');
     }

@@ -6,8 +6,10 @@
 use super::{DataDir, OpenError, Verifier};
 use cvdmirror_store::{Pack, PackId, Store};
 use std::{
+    collections::BTreeSet,
     fs::File,
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -22,40 +24,84 @@ pub struct Carried {
     pub copied: u64,
     /// Bytes of the packs linked or copied.
     pub bytes: u64,
-    /// What was not carried, and why.
+    /// What was not carried, or is not as it should be.
     pub findings: Vec<String>,
+    refused: Vec<String>,
 }
 
-/// Carries every whole pack of the store into `dest`, by hard link where the file system lets it.
+/// Times the store is listed again because a pack went between listing and linking: each time there is a merged one.
+const LOOKS: usize = 8;
+
+/// Carries every whole pack of the store into `dest`, by hard link where the file system lets it. What is there
+/// already is verified as well, and replaced where it is not whole.
 ///
 /// # Errors
 /// When a directory cannot be read or written.
 pub fn backup(dir: &DataDir, dest: &Path) -> Result<Carried, OpenError> {
     std::fs::create_dir_all(dest).map_err(at(dest))?;
-    let scan = Store::scan(&dir.store())?;
     let mut carried = Carried::default();
-    carried.findings.extend(scan.findings.iter().map(ToString::to_string));
-    for pack in scan.packs {
-        let path = dest.join(pack.id().file_name());
-        if path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == pack.file_len()) {
-            carried.held += 1;
-            continue;
-        }
-        if let Err(e) = pack.check_file_hash(&mut |_| {}) {
-            carried.findings.push(format!("not backed up: {e}"));
-            continue;
-        }
-        match std::fs::hard_link(pack.path(), &path) {
-            Ok(()) => carried.linked += 1,
-            Err(_) => {
-                copy(pack.path(), dest, pack.id(), dest)?;
-                carried.copied += 1;
+    let mut done = BTreeSet::new();
+    for _ in 0..LOOKS {
+        let scan = Store::scan(&dir.store())?;
+        carried.findings = scan.findings.iter().map(ToString::to_string).collect();
+        let mut gone = false;
+        for pack in scan.packs {
+            if !done.contains(pack.id()) {
+                match backup_pack(&pack, dest, &mut carried) {
+                    Err(_) if pack.path().symlink_metadata().is_err() => {
+                        gone = true;
+                        continue;
+                    }
+                    result => result?,
+                }
+                done.insert(pack.id().clone());
             }
         }
-        carried.bytes += pack.file_len();
+        if !gone {
+            break;
+        }
     }
+    carried.findings.append(&mut carried.refused);
     sync_dir(dest)?;
     Ok(carried)
+}
+
+fn backup_pack(pack: &Pack, dest: &Path, carried: &mut Carried) -> Result<(), OpenError> {
+    let path = dest.join(pack.id().file_name());
+    let whole = pack.check_file_hash(&mut |_| {});
+    if same_file(pack.path(), &path)
+        || hash_of(&path).is_ok_and(|hash| hash.starts_with(pack.id().hash_start()))
+    {
+        // Of one inode with the original it is as whole as that.
+        match (whole, same_file(pack.path(), &path)) {
+            (Err(e), true) => carried.refused.push(format!("in the backup too: {e}")),
+            (Err(e), false) => carried.refused.push(format!("the backup has it whole: {e}")),
+            (Ok(()), _) => {}
+        }
+        carried.held += 1;
+        return Ok(());
+    }
+    if let Err(e) = whole {
+        carried.refused.push(format!("not backed up: {e}"));
+        return Ok(());
+    }
+    if path.symlink_metadata().is_ok() {
+        carried.refused.push(format!("{}: was altered or cut short, and is replaced", path.display()));
+        copy(pack.path(), dest, pack.id(), dest)?;
+        carried.copied += 1;
+    } else if std::fs::hard_link(pack.path(), &path).is_ok() {
+        carried.linked += 1;
+    } else {
+        copy(pack.path(), dest, pack.id(), dest)?;
+        carried.copied += 1;
+    }
+    carried.bytes += pack.file_len();
+    Ok(())
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    let inode = |path: &Path| path.symlink_metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+    inode(one).is_some_and(|known| inode(other) == Some(known))
 }
 
 /// Verifies every pack in `src` (a copy of a store, or of a data directory) and adds those that are fit.
@@ -115,23 +161,31 @@ fn copy(from: &Path, staging: &Path, id: &PackId, dest: &Path) -> Result<(), Ope
 
 /// `std::fs::copy` clones the blocks where the file system can.
 fn copy_to(from: &Path, staged: &Path, id: &PackId) -> io::Result<()> {
+    // What an earlier attempt left may not be writable.
+    let _ = std::fs::remove_file(staged);
     std::fs::copy(from, staged)?;
-    let file = File::open(staged)?;
-    file.sync_all()?;
+    File::open(staged)?.sync_all()?;
+    match hash_of(staged)?.starts_with(id.hash_start()) {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "the copy does not hash to its name")),
+    }
+}
+
+/// The BLAKE3 hash of a regular file's bytes, in hex.
+fn hash_of(path: &Path) -> io::Result<String> {
+    if !path.symlink_metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let mut hasher = cvdmirror_store::Hasher::new();
-    let mut reader = io::BufReader::with_capacity(1 << 18, file);
+    let mut reader = io::BufReader::with_capacity(1 << 18, File::open(path)?);
     loop {
         let buffer = io::BufRead::fill_buf(&mut reader)?;
         let n = buffer.len();
         if n == 0 {
-            break;
+            return Ok(hasher.finish().to_string());
         }
         hasher.update(buffer);
         io::BufRead::consume(&mut reader, n);
-    }
-    match hasher.finish().to_string().starts_with(id.hash_start()) {
-        true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::InvalidData, "the copy does not hash to its name")),
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     source::{FetchError, Source, budget::Book},
 };
 use arc_swap::ArcSwap;
-use cvdmirror_store::{ObjectId, PackId, Store};
+use cvdmirror_store::{ObjectId, PackId, Store, View};
 use door::Door;
 use retention::Retention;
 use snapshot::UnreadableHeader;
@@ -163,8 +163,8 @@ impl Mirror {
         let mut findings = judged.findings;
         findings.extend(conflicts.iter().map(ToString::to_string));
         for (pack, object) in state.rotten()?.into_keys() {
-            findings.push(format!("object {object} in pack {} is rotten and not served", pack.as_str()));
             store.quarantine(&pack, object);
+            findings.extend(rotten(&store.view(), &pack, object));
         }
         let mut remembered = BTreeMap::new();
         for database in &settings.databases {
@@ -233,9 +233,8 @@ impl Mirror {
         let judged = door.judge(self.store.dir(), &self.state, &self.verifier)?;
         let mut findings = judged.findings;
         findings.extend(self.store.adopt(judged.trusted).iter().map(ToString::to_string));
-        for (pack, object) in self.state.rotten()?.into_keys() {
-            findings.push(format!("object {object} in pack {} is rotten and not served", pack.as_str()));
-        }
+        let view = self.store.view();
+        findings.extend(view.quarantined().iter().filter_map(|(pack, object)| rotten(&view, pack, *object)));
         *self.findings.write().unwrap_or_else(PoisonError::into_inner) = findings;
         self.publish();
         Ok(())
@@ -251,9 +250,35 @@ impl Mirror {
             pack.as_str()
         );
         self.store.quarantine(pack, object);
-        self.find(format!("object {object} in pack {} is rotten and not served", pack.as_str()));
+        if let Some(finding) = rotten(&self.store.view(), pack, object) {
+            self.find(finding);
+        }
         self.publish();
         self.state.quarantine(pack, object, epoch_s())
+    }
+
+    /// Reads a copy of an object that somebody says is rotten (`<pack>/<object>`), and quarantines it if it is. Says
+    /// whether it is.
+    pub fn suspect(&self, copy: &str) -> bool {
+        let view = self.store.view();
+        let read = || -> Option<cvdmirror_store::Error> {
+            let (pack, object) = copy.split_once('/')?;
+            let pack = view.packs().iter().find(|held| held.id().as_str() == pack)?;
+            let object = pack.open(&object.parse().ok()?).ok()??;
+            let mut at = 0;
+            while at < object.size() {
+                match object.chunk_at(at) {
+                    Ok(chunk) => at += chunk.len() as u64,
+                    Err(e) => return Some(e),
+                }
+            }
+            None
+        };
+        let Some(cvdmirror_store::Error::Rotten { pack, object, .. }) = read() else { return false };
+        if let Err(e) = self.quarantine(&pack, object) {
+            tracing::warn!("the quarantine is forgotten at the next start: {e}");
+        }
+        true
     }
 
     /// Publishes what the store holds now.
@@ -273,12 +298,27 @@ impl Mirror {
         }
     }
 
-    fn remember(&self, database: &Database, state: DatabaseState) -> Result<(), StateError> {
-        self.state.set_database(database, &state)?;
+    /// Remembers it; what cannot be saved holds until the next start all the same, and says so.
+    fn remember(&self, database: &Database, mut state: DatabaseState) -> Result<(), StateError> {
+        let saved = self.state.set_database(database, &state);
+        if let Err(e) = &saved {
+            state.last_error.get_or_insert(e.to_string());
+        }
         let mut remembered = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
         remembered.insert(database.clone(), state);
-        Ok(())
+        saved
     }
+}
+
+/// Says that a copy of an object is rotten, and whether another takes its place; nothing once its pack is gone.
+fn rotten(view: &View, pack: &PackId, object: ObjectId) -> Option<String> {
+    view.packs().iter().find(|held| held.id() == pack)?;
+    Some(match view.size_of(&object) {
+        Some(_) => format!("object {object} in pack {pack} is rotten; another copy is served"),
+        None => {
+            format!("object {object} in pack {pack} is rotten and not served; the next round fetches it anew")
+        }
+    })
 }
 
 /// What may be published of a store, and in words what may not. A copy of a CVD that shows here that it is rotten

@@ -5,7 +5,7 @@
 //! the grace period, so that a copy of the store that is under way finds every file it listed.
 use super::{Mirror, OpenError, plan::Held};
 use crate::cvd::{Database, FileKind, FileName};
-use cvdmirror_store::{NameRecord, PackId, merges};
+use cvdmirror_store::{Error, NameRecord, PackId, PackSize, View, merges};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -60,41 +60,102 @@ pub struct Tidied {
     pub dropped: Vec<String>,
     /// Packs that are replaced by merged ones, or go.
     pub retired: Vec<String>,
+    /// Bytes that come back once the retired packs' grace period is over, beyond what the merged ones take.
+    pub saved_bytes: u64,
     /// Bytes of the files of packs retired earlier that are removed now.
     pub freed_bytes: u64,
     /// Bytes of files that wait for the end of the grace period.
     pub waiting_bytes: u64,
 }
 
+/// What is to be done to the packs.
+struct Groups {
+    /// Packs of which nothing is needed.
+    gone: Vec<PackId>,
+    /// Packs to rewrite together.
+    merged: Vec<Vec<PackId>>,
+    /// Bytes of all their files beyond what of them is needed.
+    saved_bytes: u64,
+}
+
+impl Groups {
+    fn of(view: &View, keep: &dyn Fn(&str) -> bool) -> Self {
+        let sizes: BTreeMap<PackId, PackSize> =
+            view.sizes(keep).into_iter().map(|size| (size.id.clone(), size)).collect();
+        let mut merged = merges(&sizes.values().cloned().collect::<Vec<_>>());
+        // A rotten copy that another one has replaced is not worth a look at every start.
+        for (pack, _) in view.quarantined() {
+            let healed = sizes.get(pack).is_some_and(|size| !size.troubled);
+            if healed && !merged.iter().flatten().any(|id| id == pack) {
+                merged.push(vec![pack.clone()]);
+            }
+        }
+        let all = || merged.iter().flatten().filter_map(|id| sizes.get(id));
+        let saved_bytes = all().map(|size| size.bytes.saturating_sub(size.kept)).sum();
+        let gone = |id: &PackId| sizes.get(id).is_some_and(|size| size.kept == 0 && size.kept_names == 0);
+        let (gone, merged): (Vec<_>, Vec<_>) = merged.into_iter().partition(|group| group.iter().all(gone));
+        Self { gone: gone.into_iter().flatten().collect(), merged, saved_bytes }
+    }
+}
+
 impl Mirror {
-    /// Drops what is to go, merges small packs, and removes retired files whose grace period is over.
+    /// Removes retired files whose grace period is over, drops what is to go, and merges small packs. What fails
+    /// does not keep the rest from being done: on a full disk it is the removing that helps.
     ///
     /// # Errors
-    /// When the store or the state file refuses; what is published stays as it is.
+    /// The first, when the store or the state file refuses; what is published stays as it is.
     pub(super) fn tidy(&self, now_s: u64) -> Result<Tidied, OpenError> {
         let mut tidied = self.would_tidy(now_s);
-        let drops = self.retention.drops(&self.published.load().files, now_s);
-        let keep = |name: &str| name.parse().map_or(true, |name: FileName| !drops.contains(&name));
-        let view = self.store.view();
-        for group in merges(&view.sizes(&keep)) {
-            let merged = self.store.merge(&group, &keep, now_s)?;
-            self.state.retire(&merged.retired, merged.pack.as_ref(), now_s)?;
-        }
-        if !tidied.retired.is_empty() {
-            self.publish();
-        }
-        let over = self.state.retired()?;
-        let over: Vec<PackId> = over
-            .into_iter()
-            .filter(|(_, at_s)| now_s.saturating_sub(*at_s) >= self.retention.grace_s)
-            .map(|(id, _)| id)
-            .collect();
+        let over = self.over(now_s)?;
         if !over.is_empty() {
             tidied.freed_bytes = self.store.remove_retired(&over)?;
             self.state.forget_retired(&over)?;
         }
+        let drops = self.retention.drops(&self.published.load().files, now_s);
+        let keep = |name: &str| name.parse().map_or(true, |name: FileName| !drops.contains(&name));
+        let groups = Groups::of(&self.store.view(), &keep);
+        let mut failed = None;
+        if !groups.gone.is_empty() {
+            failed = self.retire(&groups.gone, now_s).err();
+        }
+        for group in &groups.merged {
+            if let Err(e) = self.merge(group, &keep, now_s) {
+                failed.get_or_insert(e);
+            }
+        }
+        if !tidied.retired.is_empty() {
+            self.publish();
+        }
+        // Without a grace period the space comes back at once.
+        let over = self.over(now_s)?;
+        if !over.is_empty() {
+            tidied.freed_bytes += self.store.remove_retired(&over)?;
+            self.state.forget_retired(&over)?;
+        }
         tidied.waiting_bytes = self.waiting_bytes()?;
-        Ok(tidied)
+        failed.map_or(Ok(tidied), Err)
+    }
+
+    /// Takes packs out of the store that nothing needs. Writes no pack: it works on a full disk.
+    fn retire(&self, gone: &[PackId], now_s: u64) -> Result<(), OpenError> {
+        self.store.retire(gone)?;
+        Ok(self.state.retire(gone, None, now_s)?)
+    }
+
+    fn merge(&self, group: &[PackId], keep: &dyn Fn(&str) -> bool, now_s: u64) -> Result<(), OpenError> {
+        match self.store.merge(group, keep, now_s) {
+            Ok(merged) => Ok(self.state.retire(&merged.retired, merged.pack.as_ref(), now_s)?),
+            // Found on the way: the next round fetches it anew, and then they merge.
+            Err(Error::Rotten { pack, object, .. }) => Ok(self.quarantine(&pack, object)?),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Retired packs whose grace period is over.
+    fn over(&self, now_s: u64) -> Result<Vec<PackId>, OpenError> {
+        let retired = self.state.retired()?.into_iter();
+        let over = retired.filter(|(_, at_s)| now_s.saturating_sub(*at_s) >= self.retention.grace_s);
+        Ok(over.map(|(id, _)| id).collect())
     }
 
     /// Tidies up between two rounds.
@@ -110,21 +171,49 @@ impl Mirror {
     pub fn would_tidy(&self, now_s: u64) -> Tidied {
         let drops = self.retention.drops(&self.published.load().files, now_s);
         let keep = |name: &str| name.parse().map_or(true, |name: FileName| !drops.contains(&name));
-        let groups = merges(&self.store.view().sizes(&keep));
+        let groups = Groups::of(&self.store.view(), &keep);
+        let freed_bytes = self.over(now_s).map_or(0, |over| self.bytes_of(&over));
         Tidied {
             dropped: drops.iter().map(ToString::to_string).collect(),
-            retired: groups.iter().flatten().map(|id| id.as_str().to_owned()).collect(),
-            freed_bytes: 0,
-            waiting_bytes: self.waiting_bytes().unwrap_or_default(),
+            retired: groups
+                .gone
+                .iter()
+                .chain(groups.merged.iter().flatten())
+                .map(ToString::to_string)
+                .collect(),
+            saved_bytes: groups.saved_bytes,
+            freed_bytes,
+            waiting_bytes: self.waiting_bytes().unwrap_or_default().saturating_sub(freed_bytes),
         }
     }
 
+    /// Packs that wait for the end of the grace period, and the length of their files in bytes.
+    ///
+    /// # Errors
+    /// When the state file cannot be read.
+    pub fn waiting(&self) -> Result<Waiting, OpenError> {
+        let packs: Vec<PackId> = self.state.retired()?.into_keys().collect();
+        Ok(Waiting { bytes: self.bytes_of(&packs), packs: packs.iter().map(ToString::to_string).collect() })
+    }
+
     fn waiting_bytes(&self) -> Result<u64, OpenError> {
-        let files = self.state.retired()?;
+        Ok(self.waiting()?.bytes)
+    }
+
+    fn bytes_of(&self, packs: &[PackId]) -> u64 {
         let len =
             |id: &PackId| self.store.dir().join(id.file_name()).symlink_metadata().map_or(0, |m| m.len());
-        Ok(files.keys().map(len).sum())
+        packs.iter().map(len).sum()
     }
+}
+
+/// Retired packs whose files are still there.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Their ids.
+    pub packs: Vec<String>,
+    /// Length of their files, bytes.
+    pub bytes: u64,
 }
 
 impl fmt::Display for Tidied {
@@ -137,9 +226,11 @@ impl fmt::Display for Tidied {
         }
         writeln!(
             f,
-            "{} names dropped, {} packs retired, {} bytes freed, {} bytes wait for the end of the grace period",
+            "{} names dropped; {} packs retired, which gives {} bytes back when their grace period is over\n\
+             {} bytes freed now; {} bytes wait for the end of the grace period",
             self.dropped.len(),
             self.retired.len(),
+            self.saved_bytes,
             self.freed_bytes,
             self.waiting_bytes
         )

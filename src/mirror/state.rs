@@ -2,6 +2,7 @@
 //!
 //! Lost or broken, it costs a verification of every pack at the next start and the memory of past checks;
 //! nothing held is affected. Values are JSON, so that a person with `redb` at hand can read them.
+//! A write that the disk refuses (it is full, or read-only now) fails alone: the file is opened anew at the next use.
 use super::OpenError;
 use crate::{cvd::Database, source::budget::Book};
 use cvdmirror_store::{ObjectId, Pack, PackId};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// Written into every state file; a greater one is refused.
@@ -49,9 +51,71 @@ pub struct DatabaseState {
 
 /// An open state file: for writing, or beside nobody who writes for reading.
 #[derive(Debug)]
-pub struct State<D = redb::Database> {
+pub struct State<D = Writable> {
     path: PathBuf,
     database: D,
+}
+
+/// A file open for writing. After one failed write redb refuses everything until the file is opened anew, so it is
+/// let go then.
+#[derive(Debug)]
+pub struct Writable(Mutex<Option<redb::Database>>);
+
+impl Writable {
+    /// Runs a step on the open file; opens it first where it was let go.
+    fn with<T>(
+        &self,
+        path: &Path,
+        step: impl FnOnce(&redb::Database) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match &mut *open {
+            Some(database) => database,
+            none => none.insert(create(path)?),
+        };
+        let result = step(database);
+        if let Err(redb::Error::Io(_) | redb::Error::PreviousIo) = &result {
+            *open = None;
+        }
+        result
+    }
+}
+
+fn create(path: &Path) -> Result<redb::Database, redb::Error> {
+    Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?)
+}
+
+/// What a state file can be read through.
+pub trait Readable {
+    /// Runs a step on one state of the file.
+    ///
+    /// # Errors
+    /// The step's own, or when the file cannot be read.
+    fn read<T>(
+        &self,
+        path: &Path,
+        step: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error>;
+}
+
+impl Readable for Writable {
+    fn read<T>(
+        &self,
+        path: &Path,
+        step: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        self.with(path, |database| step(&database.begin_read()?))
+    }
+}
+
+impl Readable for redb::ReadOnlyDatabase {
+    fn read<T>(
+        &self,
+        _path: &Path,
+        step: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        step(&self.begin_read()?)
+    }
 }
 
 /// The state file could not be read or written.
@@ -86,9 +150,8 @@ impl State {
 
     fn open_existing(path: &Path) -> Result<Self, OpenError> {
         let fail = |source: redb::Error| StateError { path: path.into(), source };
-        let database =
-            redb::Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|e| fail(e.into()))?;
-        let state = Self { path: path.into(), database };
+        let database = create(path).map_err(fail)?;
+        let state = Self { path: path.into(), database: Writable(Mutex::new(Some(database))) };
         let found = state
             .write(|txn| {
                 let mut meta = txn.open_table(META)?;
@@ -140,8 +203,12 @@ impl State {
         self.write(|txn| {
             let mut packs = txn.open_table(PACKS)?;
             let mut waiting = txn.open_table(RETIRED)?;
+            let mut rotten = txn.open_table(ROTTEN)?;
             let mut rank = u64::MAX;
             for id in retired {
+                // What of it was rotten was not carried along.
+                let of_it = format!("{} ", id.as_str());
+                rotten.retain(|key, _| !key.starts_with(&of_it))?;
                 let known = packs.remove(id.as_str())?;
                 let known: Option<Trusted> = known.and_then(|guard| serde_json::from_str(guard.value()).ok());
                 rank = rank.min(known.map_or(u64::MAX, |trusted| trusted.rank));
@@ -226,13 +293,13 @@ impl State {
         &self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StateError> {
-        let run = || -> Result<T, redb::Error> {
-            let txn = self.database.begin_write()?;
+        let written = self.database.with(&self.path, |database| {
+            let txn = database.begin_write()?;
             let value = change(&txn)?;
             txn.commit()?;
             Ok(value)
-        };
-        run().map_err(|source| StateError { path: self.path.clone(), source })
+        });
+        written.map_err(|source| StateError { path: self.path.clone(), source })
     }
 }
 
@@ -253,7 +320,7 @@ impl State<redb::ReadOnlyDatabase> {
     }
 }
 
-impl<D: ReadableDatabase> State<D> {
+impl<D: Readable> State<D> {
     /// What is known of a pack.
     ///
     /// # Errors
@@ -286,16 +353,15 @@ impl<D: ReadableDatabase> State<D> {
         table: TableDefinition<&str, u64>,
         read: impl Fn(&str, u64) -> Option<(K, u64)>,
     ) -> Result<BTreeMap<K, u64>, StateError> {
-        let all = || -> Result<BTreeMap<K, u64>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(table)?;
+        let all = self.database.read(&self.path, |txn| {
             let mut found = BTreeMap::new();
-            for entry in table.iter()? {
+            for entry in txn.open_table(table)?.iter()? {
                 let (key, value) = entry?;
                 found.extend(read(key.value(), value.value()));
             }
             Ok(found)
-        };
-        all().map_err(|source| StateError { path: self.path.clone(), source })
+        });
+        all.map_err(|source| StateError { path: self.path.clone(), source })
     }
 
     /// What is remembered of a database.
@@ -320,11 +386,11 @@ impl<D: ReadableDatabase> State<D> {
         table: TableDefinition<&str, &str>,
         key: &str,
     ) -> Result<Option<T>, StateError> {
-        let read = || -> Result<Option<T>, redb::Error> {
-            let table = self.database.begin_read()?.open_table(table)?;
-            Ok(table.get(key)?.and_then(|guard| serde_json::from_str(guard.value()).ok()))
-        };
-        read().map_err(|source| StateError { path: self.path.clone(), source })
+        let value = self.database.read(&self.path, |txn| {
+            let value = txn.open_table(table)?.get(key)?;
+            Ok(value.and_then(|guard| serde_json::from_str(guard.value()).ok()))
+        });
+        value.map_err(|source| StateError { path: self.path.clone(), source })
     }
 }
 

@@ -84,7 +84,8 @@ impl Status {
         let scan = Store::scan(&dir.store())?;
         let mut findings: Vec<String> = scan.findings.iter().map(ToString::to_string).collect();
         let mut packs = Vec::new();
-        for pack in scan.packs {
+        let retired = state.as_ref().map(State::retired).transpose()?.unwrap_or_default();
+        for pack in scan.packs.into_iter().filter(|pack| !retired.contains_key(pack.id())) {
             let trusted = match &state {
                 Some(state) => state.trusted(pack.id())?.filter(|t| t.file_len == pack.file_len()),
                 None => None,
@@ -101,6 +102,10 @@ impl Status {
         let packs = packs.into_iter().map(|(_, pack)| pack).collect();
         let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), packs)?;
         findings.extend(conflicts.iter().map(ToString::to_string));
+        for (pack, object) in state.as_ref().map(State::rotten).transpose()?.unwrap_or_default().into_keys() {
+            store.quarantine(&pack, object);
+            findings.extend(super::rotten(&store.view(), &pack, object));
+        }
         let mut remembered = BTreeMap::new();
         for database in databases {
             let known = match &state {

@@ -35,7 +35,7 @@ impl Mirror {
         let mut round = Round { started_at_s: epoch_s(), ..Round::default() };
         // Packs put in by hand, and objects found rotten since, change what is to be fetched.
         if let Err(e) = tokio::task::block_in_place(|| self.look_again()) {
-            round.findings.push(e.to_string());
+            self.find(format!("the store could not be looked at: {e}"));
         }
         for database in &self.databases {
             let report = self.round_of(database).await;
@@ -52,7 +52,7 @@ impl Mirror {
             Ok(_) => {}
             Err(e) => {
                 tracing::warn!("old packs are not tidied up: {e}");
-                round.findings.push(format!("old packs are not tidied up: {e}"));
+                self.find(format!("old packs are not tidied up: {e}"));
             }
         }
         round.findings.extend(self.findings());
@@ -385,9 +385,10 @@ impl Mirror {
         let Some(batch) = work.batch.take().filter(|batch| !batch.is_empty()) else { return Ok(()) };
         tokio::task::block_in_place(|| {
             let pack = self.store.commit(batch, epoch_s())?;
-            self.state.trust(&pack)?;
+            let remembered = self.state.trust(&pack);
+            // It was verified and sealed here: what cannot be remembered costs a verification at the next start.
             self.publish();
-            Ok(())
+            Ok(remembered.map(drop)?)
         })
     }
 }

@@ -145,7 +145,7 @@ impl Server {
                     .unwrap()
                     .clone()
                     .map_or(Freshness::Fresh, |why| Freshness::Stale { why }),
-                databases: snapshot.databases.keys().map(|db| format!("{db}: held")).collect(),
+                remarks: snapshot.databases.keys().map(|db| format!("{db}: held")).collect(),
             }),
             unreadable: Box::new(move |error| {
                 if let cvdmirror_store::Error::Rotten { object, .. } = error {
