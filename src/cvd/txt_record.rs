@@ -6,6 +6,8 @@ use std::fmt;
 
 /// freshclam reads replies of at most 512 bytes, and of those the first string.
 const MAX_BYTES: usize = 255;
+/// What is printed of a record then fits too, whatever its numbers.
+const MAX_ENGINE_BYTES: usize = 64;
 /// The fields of `current.cvd.<zone>` that hold a database's version (`libfreshclam/libfreshclam.c`).
 const VERSION_FIELDS: [(&str, usize); 4] = [("main", 1), ("daily", 2), ("safebrowsing", 6), ("bytecode", 7)];
 
@@ -64,6 +66,9 @@ impl CurrentRecord {
             safebrowsing: version(field(6)),
             bytecode: version(field(7)),
         };
+        if record.engine.len() > MAX_ENGINE_BYTES {
+            return Err(error(text));
+        }
         let any = record.main.or(record.daily).or(record.safebrowsing).or(record.bytecode);
         if any.is_some() { Ok(record) } else { Err(error(text)) }
     }
