@@ -16,7 +16,7 @@ use super::{
     name::Database,
     pass::Content,
     signature::TrustKeys,
-    verify::{Cvd, Member, Verified, VerifyError, check_list, judge},
+    verify::{Cvd, Member, Verified, VerifyError, check_list, judge, verify_header},
 };
 use std::{
     fs::File,
@@ -86,14 +86,8 @@ impl Rebuild<'_> {
     /// Rebuilds; `old` starts at the old CVD's first byte, `new` receives the whole new file.
     pub fn run(self, mut old: impl Read, new: impl Write) -> Result<Verified<Cvd>, RebuildError> {
         let header = Header::parse(self.header)?;
-        let (md5, dsig) = match (&header.md5, &header.dsig) {
-            (Some(md5), Some(dsig)) => (md5, dsig),
-            (None, _) => return Err(RebuildError::Mismatch(VerifyError::NoMd5)),
-            (_, None) => return Err(RebuildError::Mismatch(VerifyError::NoSignature)),
-        };
         // Before any work: a header nobody signed can match nothing.
-        let signed = self.keys.legacy.verify_legacy(md5, dsig);
-        signed.map_err(|error| RebuildError::Mismatch(VerifyError::Signature(error)))?;
+        verify_header(&header, self.keys).map_err(RebuildError::Mismatch)?;
 
         let mut old_header = [0; HEADER_BYTES];
         old.read_exact(&mut old_header).map_err(RebuildError::ReadOld)?;

@@ -312,12 +312,31 @@ impl State<redb::ReadOnlyDatabase> {
         if !path.exists() {
             return Ok(None);
         }
-        let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .open_read_only(path)
-            .map_err(|e| StateError { path: path.into(), source: e.into() })?;
-        Ok(Some(Self { path: path.into(), database }))
+        let database = match redb::Builder::new().set_cache_size(CACHE_BYTES).open_read_only(path) {
+            Err(redb::DatabaseError::RepairAborted) => repaired_copy(path),
+            other => other,
+        };
+        let fail = |source| StateError { path: path.into(), source };
+        let database = database.map_err(|e| fail(e.into()))?;
+        // Its writer was killed before it had put the first thing, all tables at once, into it.
+        match database.begin_read().map_err(|e| fail(e.into()))?.open_table(META) {
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(e) => Err(fail(e.into())),
+            Ok(_) => Ok(Some(Self { path: path.into(), database })),
+        }
     }
+}
+
+/// Opens a copy of a state file whose writer was killed. Only a writer may repair the file itself; whoever only looks
+/// repairs a copy that nobody else sees.
+fn repaired_copy(path: &Path) -> Result<redb::ReadOnlyDatabase, redb::DatabaseError> {
+    let mut copy = tempfile::tempfile()?;
+    std::io::copy(&mut std::fs::File::open(path)?, &mut copy)?;
+    let backend = || Ok::<_, redb::DatabaseError>(redb::backends::FileBackend::new(copy.try_clone()?)?);
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    drop(builder.create_with_backend(backend()?)?);
+    builder.open_read_only_with_backend(backend()?)
 }
 
 impl<D: Readable> State<D> {

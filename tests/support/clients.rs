@@ -1,15 +1,19 @@
 //! The real clients: ClamAV's freshclam and cvdupdate.
 use super::{
     peer,
+    peers::Peers,
     process::{self, Ran},
 };
-use std::{path::PathBuf, process::Command};
+use std::{io::Read, path::PathBuf, process::Command};
 
 /// A freshclam installation of its own.
 pub struct Freshclam {
     program: PathBuf,
     pub dir: tempfile::TempDir,
     settings: String,
+    database: String,
+    /// Of the copies of its libraries that trust other keys than Talos'.
+    libraries: Option<PathBuf>,
 }
 
 impl Freshclam {
@@ -28,7 +32,13 @@ impl Freshclam {
             dir.path().join("db").display(),
             user()
         );
-        Some(Self { program, dir, settings })
+        Some(Self { program, dir, settings, database: "test".into(), libraries: None })
+    }
+
+    /// Follows a minted database instead of `test`.
+    pub fn following(mut self, database: &str, peers: &Peers) -> Self {
+        (self.database, self.libraries) = (database.into(), Some(peers.libraries().into()));
+        self
     }
 
     /// Puts a file into its database directory.
@@ -36,12 +46,14 @@ impl Freshclam {
         std::fs::write(self.dir.path().join("db").join(name), bytes).unwrap();
     }
 
-    /// Does one update of `test`.
+    /// Does one update of its database.
     pub fn update(&self, options: &[&str]) -> Ran {
         let config = self.dir.path().join("freshclam.conf");
         std::fs::write(&config, &self.settings).unwrap();
         let mut command = Command::new(&self.program);
-        command.arg("--config-file").arg(&config).args(["--update-db=test", "--stdout"]).args(options);
+        command.arg("--config-file").arg(&config).args(["--stdout"]).args(options);
+        command.arg(format!("--update-db={}", self.database));
+        command.envs(self.libraries.iter().map(|libraries| ("LD_LIBRARY_PATH", libraries)));
         for proxy in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
             command.env_remove(proxy);
         }
@@ -50,10 +62,11 @@ impl Freshclam {
 
     /// The version it holds, in either form.
     pub fn version(&self) -> Option<u32> {
-        ["test.cvd", "test.cld"].iter().find_map(|name| {
-            let bytes = std::fs::read(self.dir.path().join("db").join(name)).ok()?;
-            let head = String::from_utf8_lossy(&bytes[..64]).into_owned();
-            head.split(':').nth(2)?.parse().ok()
+        ["cvd", "cld"].iter().find_map(|kind| {
+            let path = self.dir.path().join("db").join(format!("{}.{kind}", self.database));
+            let mut head = [0; 64];
+            std::fs::File::open(path).ok()?.read_exact(&mut head).ok()?;
+            String::from_utf8_lossy(&head).split(':').nth(2)?.parse().ok()
         })
     }
 }

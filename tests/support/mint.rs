@@ -245,9 +245,11 @@ impl Lineage {
         self.come_and_go(script);
     }
 
-    /// Moves a range of lines between two members of one kind, as `.hdb` and `.hdu` are.
+    /// Moves a range of lines between two members whose lines are alike, back and forth, so that ClamAV still loads them.
     fn move_lines(&mut self, script: &mut String) {
-        let [source, target] = [0, 1].map(|offset| (self.version as usize + offset) % self.members.len());
+        let place = |ending| self.members.iter().position(|member| member.name.ends_with(ending));
+        let (Some(hdb), Some(fp)) = (place(".hdb"), place(".fp")) else { return };
+        let (source, target) = if self.version.is_multiple_of(2) { (hdb, fp) } else { (fp, hdb) };
         let lines = self.members[source].lines.len();
         if lines < 4 {
             return;
@@ -267,7 +269,8 @@ impl Lineage {
     /// Now and then a member appears somewhere in the list, or one that had appeared goes.
     fn come_and_go(&mut self, script: &mut String) {
         if self.version.is_multiple_of(3) {
-            let name = format!("{}_{}.hdu", self.database, self.version);
+            // Letters, digits and dots are all that ClamAV 1.4 takes in a CDIFF.
+            let name = format!("{}{}.hdu", self.database, self.version);
             let lines = vec![line("hdb", &mut self.rng), line("hdb", &mut self.rng)];
             writeln!(script, "OPEN {name}\nADD {}\nADD {}\nCLOSE", lines[0], lines[1]).unwrap();
             let place = self.rng.random_range(0..=self.members.len());
@@ -338,7 +341,7 @@ fn line(kind: &str, rng: &mut StdRng) -> String {
     );
     let size = rng.random_range(1_000..9_000_000);
     match kind {
-        "hdb" | "fp" => format!("{}:{size}:{name}", hex(rng, 16)),
+        "hdb" | "hdu" | "fp" => format!("{}:{size}:{name}", hex(rng, 16)),
         "hsb" => format!("{}:{size}:{name}:73", hex(rng, 32)),
         "mdb" => format!("{size}:{}:{name}", hex(rng, 16)),
         "msb" => format!("{size}:{}:{name}:73", hex(rng, 32)),

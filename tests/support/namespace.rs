@@ -15,43 +15,48 @@ exec "$@"
 ///
 /// Returns whether this is the inside, where the test is to do its work. Outside it has run then, or been skipped.
 pub fn inside(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
+    if is_inside() {
         return true;
     }
-    let resolv = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(resolv.path(), "nameserver 127.0.0.1\n").unwrap();
-    // As root, plain; else through a user namespace, which some systems forbid, and as oneself in it: a client
-    // that takes itself for root would try to be somebody else.
-    let user: &[&str] = match rustix::process::geteuid().is_root() {
-        true => &[],
-        false => &["--map-current-user", "--keep-caps"],
-    };
-    let enter = |command: &[&str]| {
-        let mut unshare = Command::new("unshare");
-        unshare
-            .args(user)
-            .args(["--net", "--mount", "sh", "-c", ENTER, "sh"])
-            .arg(resolv.path())
-            .args(command);
-        unshare
-    };
-    match enter(&["true"]).output() {
-        Ok(output) if output.status.success() => {}
-        Ok(output) => {
-            skip(&format!("no network namespace: {}", String::from_utf8_lossy(&output.stderr)));
-            return false;
-        }
-        Err(e) => {
-            skip(&format!("unshare: {e}"));
-            return false;
-        }
-    }
-    let this = std::env::current_exe().unwrap();
-    let again = [this.to_str().unwrap(), "--exact", test, "--nocapture", "--include-ignored"];
-    let output = enter(&again).env(INSIDE, "1").output().unwrap();
+    let again = ["--exact", test, "--nocapture", "--include-ignored"];
+    let Some(output) = enter(&again, |command| command.output().unwrap()) else { return false };
     let said = String::from_utf8_lossy(&output.stdout);
     // What the inside skipped is to be seen outside.
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
     false
+}
+
+pub fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// Prepares this program to be run again inside such namespaces; none where they cannot be had.
+pub fn enter<T>(args: &[&str], run: impl FnOnce(&mut Command) -> T) -> Option<T> {
+    let resolv = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(resolv.path(), "nameserver 127.0.0.1\n").unwrap();
+    // As root, plain; else through a user namespace, which some systems forbid, and as oneself in it: a client
+    // that takes itself for root would try to be somebody else.
+    let root = rustix::process::geteuid().is_root();
+    let flags: &[&str] = match root {
+        true => &["--net", "--mount"],
+        false => &["--map-current-user", "--keep-caps", "--net", "--mount"],
+    };
+    let unshare = || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(flags).args(["sh", "-c", ENTER, "sh"]).arg(resolv.path());
+        unshare
+    };
+    match unshare().arg("true").output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            skip(&format!("no network namespace: {}", String::from_utf8_lossy(&output.stderr)));
+            return None;
+        }
+        Err(e) => {
+            skip(&format!("unshare: {e}"));
+            return None;
+        }
+    }
+    Some(run(unshare().arg(std::env::current_exe().unwrap()).args(args).env(INSIDE, "1")))
 }

@@ -1,7 +1,7 @@
 //! ClamAV's own tools, to compare with: as they are, or trusting the mint's keys instead of Talos'.
 pub use super::peer;
 use super::{mint_keys::keys, skip};
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 use tempfile::TempDir;
 
 /// The installed tools with copies of their libraries in which the trusted moduli are the mint's: the same code,
@@ -40,9 +40,14 @@ impl Peers {
         Some(Self { libraries })
     }
 
+    /// Where the copies are, for `LD_LIBRARY_PATH`.
+    pub fn libraries(&self) -> &Path {
+        self.libraries.path()
+    }
+
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env("LD_LIBRARY_PATH", self.libraries.path());
+        command.env("LD_LIBRARY_PATH", self.libraries());
         command
     }
 }
