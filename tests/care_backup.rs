@@ -69,7 +69,10 @@ fn a_backup_is_incremental_and_mends_itself() {
     let backup = || program.run(&["store", "backup", dest.to_str().unwrap()]);
     let packs = program.packs().len();
     backup().exits(0).says([&format!("0 packs were there already, {packs} linked, 0 copied")]);
-    assert_eq!(fs::metadata(&files(&dest)[0]).unwrap().ino(), fs::metadata(&program.packs()[0]).unwrap().ino());
+    assert_eq!(
+        fs::metadata(&files(&dest)[0]).unwrap().ino(),
+        fs::metadata(&program.packs()[0]).unwrap().ino()
+    );
     upstream.move_to(5);
     program.sync().exits(0);
     let new = program.packs().len() - packs;
@@ -200,7 +203,8 @@ fn of_ten_million_names(like: &Path, path: &Path) {
     let txn = database.begin_write().unwrap();
     // The time, the bytes, the objects, the names: bincode, where 252 announces four bytes.
     let (section, number) = (255u8, 0u64);
-    let head = [&[252][..], &1_795_381_080_u32.to_le_bytes(), &[1, 1, 252], &10_000_000_u32.to_le_bytes()].concat();
+    let head =
+        [&[252][..], &1_795_381_080_u32.to_le_bytes(), &[1, 1, 252], &10_000_000_u32.to_le_bytes()].concat();
     let check = ObjectId::of(&[&[section][..], &number.to_le_bytes(), &head].concat());
     let row = [&head[..], &check.as_bytes()[..16]].concat();
     let table = TableDefinition::<(u8, u64), &[u8]>::new("cvdmirror-store");

@@ -14,7 +14,8 @@ use support::{
 };
 
 /// Names that are held at version 3.
-const HELD: [&str; 5] = ["test-3.cvd", "test-3.cvd.sign", "test-3.cdiff", "test-2.cdiff", "test-3.cdiff.sign"];
+const HELD: [&str; 5] =
+    ["test-3.cvd", "test-3.cvd.sign", "test-3.cdiff", "test-2.cdiff", "test-3.cdiff.sign"];
 
 /// A server that holds version 3, before an upstream that has gone on to 5.
 fn behind(program: Program, upstream: &Upstream) -> (Program, Serving) {
@@ -178,7 +179,8 @@ fn wherever_a_sync_runs_out_of_space_nothing_is_lost() {
     program.sync().exits(0);
     let before = tempfile::tempdir().unwrap();
     let copy = |from: &Path, to: &Path| {
-        let done = Command::new("cp").arg("-a").arg(format!("{}/.", from.display())).arg(to).status().unwrap();
+        let done =
+            Command::new("cp").arg("-a").arg(format!("{}/.", from.display())).arg(to).status().unwrap();
         assert!(done.success());
     };
     copy(&program.data(), before.path());

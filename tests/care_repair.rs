@@ -178,7 +178,9 @@ fn a_changed_byte_anywhere_is_found_and_never_served() {
         let file = path.file_stem().unwrap().to_str().unwrap();
         program.run(&["store", "verify"]).exits(1).says([file]);
     }
-    eprintln!("{flips} changed bytes in {total}: {whole} answers whole, {absent} absent, {broken} broken off");
+    eprintln!(
+        "{flips} changed bytes in {total}: {whole} answers whole, {absent} absent, {broken} broken off"
+    );
 }
 
 /// A full CVD is dropped, its file removed, while a client takes it slowly: the client gets all of it.
@@ -235,7 +237,10 @@ fn gc_says_what_would_go_and_then_it_goes() {
     // The files wait, and show as such.
     let stat = program.run(&["store", "stat", "--json"]).exits(0);
     let stat: serde_json::Value = serde_json::from_str(&stat.stdout).unwrap();
-    assert!(stat["retired_packs"].as_u64() > Some(0) && stat["retired_bytes"].as_u64() > Some(100_000), "{stat}");
+    assert!(
+        stat["retired_packs"].as_u64() > Some(0) && stat["retired_bytes"].as_u64() > Some(100_000),
+        "{stat}"
+    );
     let program = program.set("grace", "1ms");
     program.run(&["store", "gc"]).exits(0).never_says(" 0 bytes freed now");
     let stat = program.run(&["store", "stat", "--json"]).exits(0);
