@@ -34,7 +34,9 @@
 //! * A copier that lists the directory first and reads later has the packs of the moment it listed; a pack committed since may or may
 //!   not be among them. It must find each listed file when it comes to read it: so packs that were merged or retired stay in
 //!   place until the caller removes them ([`Store::remove_retired`]) after a *grace period* longer than the slowest copy.
-//!   A copy slower than that misses a file, and the copying program says so.
+//!   A copy that begins late in that time, or is slower, may find such a file gone: the copying program says so, and the
+//!   copy lacks nothing for it but names dropped on purpose, since the pack that replaced it was there when the copy began.
+//!   That holds unless the copy began before the merge, so the grace period must be longer than the slowest copy.
 //! * A copy may have a merged pack together with those it replaced. That is harmless: objects and names are the same.
 //!   Names that were dropped on purpose may come back with a retired pack; dropping them again is all it takes.
 //! * A copier that writes in place under the final name can be cut off: that file is found unusable when the copy is scanned
