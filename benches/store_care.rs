@@ -1,0 +1,153 @@
+//! Looking into a store and checking it: `store ls` of 100,000 names beside a busy server, and `store verify` side by side
+//! with `b3sum` (`cargo install b3sum`) on the same files.
+//!
+//! `cargo bench --bench store_care`. Needs about 2 GB in the temporary directory (TMPDIR).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+use cvdmirror_store::{NameRecord, ObjectId, Pack, Store, View, check_view};
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::Instant,
+};
+use support::{mint::Mint, peer, program::Program, upstream::Upstream};
+
+const NAMES: usize = 100_000;
+const ROUNDS: usize = 7;
+
+fn main() {
+    objects();
+    let mint = Mint::new(1);
+    let upstream = Upstream::start();
+    for name in ["one", "two"] {
+        upstream.release(name, &mint.database_of(name, 1_200_000, 0).publish());
+    }
+    let program = Program::new(&upstream.url()).trusting(&mint.keys_toml()).set("database", "one,two");
+    let program = program.set("grace", "1ms");
+    program.sync().exits(0);
+    everything(&program);
+    list(&program);
+}
+
+fn seconds(step: impl FnOnce()) -> f64 {
+    let began = Instant::now();
+    step();
+    began.elapsed().as_secs_f64()
+}
+
+fn median(mut step: impl FnMut()) -> f64 {
+    let mut times: Vec<f64> = (0..ROUNDS).map(|_| seconds(&mut step)).collect();
+    times.sort_by(f64::total_cmp);
+    times[ROUNDS / 2]
+}
+
+fn b3sum(packs: &[Pack]) -> Option<f64> {
+    let program = peer("b3sum")?;
+    let run = || {
+        let done = Command::new(&program).args(packs.iter().map(Pack::path)).stdout(Stdio::null()).status();
+        assert!(done.unwrap().success());
+    };
+    Some(median(run))
+}
+
+fn fill(dir: &Path, seed: u64, names: impl Iterator<Item = String>, len: usize) {
+    let mut bytes = vec![0; len];
+    StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    let tmp = tempfile::tempdir_in(dir.parent().unwrap()).unwrap();
+    let (store, _) = Store::assemble(dir, tmp.path(), Vec::new()).unwrap();
+    let mut batch = store.batch().unwrap();
+    let object = ObjectId::of(&bytes);
+    batch.put(object, len as u64, &mut &bytes[..]).unwrap();
+    for name in names {
+        let record = NameRecord {
+            object,
+            size: len as u64,
+            modified_s: None,
+            stored_at_s: 1_795_381_080,
+            origin: "https://database.clamav.net/daily.cvd".into(),
+            proof: "signature and script".into(),
+        };
+        batch.bind(&name, record).unwrap();
+    }
+    store.commit(batch, 1_795_381_080 + seed).unwrap();
+}
+
+fn view(dir: &Path) -> std::sync::Arc<View> {
+    let packs = Store::scan(dir).unwrap().packs;
+    Store::assemble(dir, dir, packs).unwrap().0.view()
+}
+
+/// Packs and objects alone: that part of `store verify` which b3sum does for plain files.
+fn objects() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("store");
+    std::fs::create_dir(&dir).unwrap();
+    for n in 0..4 {
+        fill(&dir, n, std::iter::once(format!("main-{n}.cvd")), 160_000_000);
+    }
+    let view = view(&dir);
+    let bytes: u64 = view.packs().iter().map(Pack::file_len).sum();
+    let check = median(|| check_view(&view, &|_| {}, &mut |finding| panic!("{finding}")));
+    println!("packs and objects of 4 x 160 MB: {:.0} MB/s", bytes as f64 / check / 1e6);
+    if let Some(b3sum) = b3sum(view.packs()) {
+        println!(
+            "b3sum on the same files: {:.0} MB/s; our speed is {:.2} of it",
+            bytes as f64 / b3sum / 1e6,
+            b3sum / check
+        );
+    }
+}
+
+/// All of `store verify`, with MD5, inflating and SHA-256 of each member, on two CVDs.
+fn everything(program: &Program) {
+    let view = view(&program.data().join("store"));
+    let bytes: u64 = view.packs().iter().map(Pack::file_len).sum();
+    let verify = median(|| drop(program.run(&["store", "verify"]).exits(0)));
+    println!(
+        "store verify of {} MB of CVDs, contents and signatures too: {:.0} MB/s",
+        bytes / 1_000_000,
+        bytes as f64 / verify / 1e6
+    );
+    if let Some(b3sum) = b3sum(view.packs()) {
+        println!(
+            "b3sum on the same files: {:.0} MB/s; our speed is {:.2} of it",
+            bytes as f64 / b3sum / 1e6,
+            b3sum / verify
+        );
+    }
+}
+
+fn list(program: &Program) {
+    let server = program.serve();
+    server.says("checked");
+    // After its rounds, so that it is not verified: what is listed need not be published.
+    fill(&program.data().join("store"), 9, (0..NAMES).map(|n| format!("daily-{n}.cdiff")), 10);
+    let ls = |options: &[&str]| {
+        let mut command = program.command(&[&["store", "ls"], options].concat());
+        assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    };
+    assert!(program.names().len() >= NAMES);
+    println!("store ls of {NAMES} names beside an idle server: {:.3} s", median(|| ls(&[])));
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    sent.fetch_add(server.get("/one-1.cvd").body.len() as u64, Relaxed);
+                }
+            });
+        }
+        let began = Instant::now();
+        println!("store ls of {NAMES} names beside a busy server: {:.3} s", median(|| ls(&[])));
+        println!("the same as JSON: {:.3} s", median(|| ls(&["--json"])));
+        println!("only --kind cvd: {:.3} s", median(|| ls(&["--kind", "cvd"])));
+        stop.store(true, Relaxed);
+        println!(
+            "which sent {:.0} MB/s meanwhile",
+            sent.load(Relaxed) as f64 / began.elapsed().as_secs_f64() / 1e6
+        );
+    });
+}
