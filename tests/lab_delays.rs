@@ -10,6 +10,7 @@ use support::{
     namespace,
     program::Program,
     talos,
+    upstream::{Answer, Upstream},
 };
 
 const HEADER: &str = "bytes=0-511";
@@ -262,6 +263,31 @@ fn a_first_round_with_an_absurd_record_takes_what_is_there() {
     assert_eq!(lab.holds(), (5, 5));
     assert_eq!(lab.front.asked().iter().filter(|asked| asked.is_full()).count(), 1);
     lab.heals();
+}
+
+/// A cache on the way keeps the edge's old file under the very name that asks for the new one.
+#[test]
+fn a_cache_that_keeps_a_stale_full_cvd_is_got_round() {
+    let upstream = Upstream::talos(5);
+    let four = || Box::new(Answer::File(talos("test-4.cvd")));
+    let five = || Box::new(Answer::File(talos("test-5.cvd")));
+    // Two edges: the header comes from the one, and from then on everything from what the cache got of the other.
+    upstream.set("/test.cvd?version=5", Answer::Split(five(), four()));
+    upstream.remove("/test-5.cdiff");
+    let names = NameServer::start();
+    names.set("test.cvd.example.net", &format!("4:{}", time_s(60)));
+    upstream.set("/test.cvd?version=4", *four());
+    let program = Program::new(&upstream.url())
+        .set("txt-record", "current.cvd.example.net")
+        .set("nameserver", &names.address.to_string());
+    let server = program.serve();
+    server.publishes(4);
+    names.set("test.cvd.example.net", &format!("5:{}", time_s(60)));
+    program.sync().exits(1).says(["asked for 5, got 4"]);
+    upstream.set("/test.cvd?version=5", *four());
+    program.sync().exits(0).says(["4 -> 5 published"]);
+    assert!(program.cat("test-5.cvd") == talos("test-5.cvd"));
+    assert!(upstream.targets().contains(&"/test.cvd?version=5&again=1".into()));
 }
 
 #[test]

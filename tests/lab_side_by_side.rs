@@ -16,6 +16,8 @@ fn behind_the_cache_that_delays_others_every_advertised_version_is_there() {
     let Some(outcomes) = lab::run(&settings) else { return };
     let table = lab::table(&outcomes, &settings, began);
     eprintln!("{table}");
+    let plot = lab::svg(&outcomes);
+    assert!(outcomes.iter().all(|outcome| plot.contains(outcome.name)), "{plot}");
     let [today, cached, mirrored] = &outcomes[..] else { panic!("three LANs") };
     assert_eq!((mirrored.failed(), mirrored.unobtainable()), (0, 0), "{table}");
     assert!(mirrored.delays().iter().all(Option::is_some), "{table}");

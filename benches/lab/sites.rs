@@ -144,7 +144,10 @@ impl Site for Mirrored {
         "cvdmirror behind squid"
     }
     fn sync(&mut self) {
-        self.program.sync();
+        let ran = self.program.sync();
+        if std::env::var_os("LAB_VERBOSE").is_some() {
+            eprintln!("cvdmirror sync: {}", ran.stdout);
+        }
     }
     fn record(&self) -> &'static str {
         "current.cvd.c.lan"

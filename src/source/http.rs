@@ -31,6 +31,8 @@ pub struct HttpSource {
     txt: Option<TxtResolver>,
     /// The last header probed of each database, with its ETag.
     probed: Mutex<BTreeMap<Database, (HeaderValue, Header)>>,
+    /// The version of each database whose full CVD was fetched last, and how often.
+    fetched: Mutex<BTreeMap<Database, (u32, u32)>>,
 }
 
 impl HttpSource {
@@ -49,7 +51,7 @@ impl HttpSource {
             base.set_path(&format!("{}/", base.path()));
         }
         let getter = Getter::new(&base, intake, ledger, user_agent)?;
-        Ok(Self { base, getter, txt, probed: Mutex::default() })
+        Ok(Self { base, getter, txt, probed: Mutex::default(), fetched: Mutex::default() })
     }
 
     /// What was asked of the upstream.
@@ -163,12 +165,26 @@ impl HttpSource {
             Wanted::Named(name) => self.get(&name.to_string(), wanted).await,
             Wanted::Header(database, None) => self.get(&format!("{database}.cvd"), wanted).await,
             Wanted::Cvd(database, version) | Wanted::Header(database, Some(version)) => {
-                match self.get(&format!("{database}.cvd?version={version}"), wanted).await {
+                let name = self.name_of(database, *version, matches!(wanted, Wanted::Cvd(..)));
+                match self.get(&name, wanted).await {
                     Err(FetchError::Absent { .. }) => self.get(&format!("{database}.cvd"), wanted).await,
                     other => other,
                 }
             }
         }
+    }
+
+    /// Names a version of a CVD. One that is wanted again after it was fetched whole was not what came: a cache on
+    /// the way that keeps that answer would give it for ever, so that the name is made another one.
+    fn name_of(&self, database: &Database, version: u32, whole: bool) -> String {
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, count) = fetched.entry(database.clone()).or_default();
+        if *last != version {
+            (*last, *count) = (version, 0);
+        }
+        let again = if *count > 0 { format!("&again={count}") } else { String::new() };
+        *count += u32::from(whole);
+        format!("{database}.cvd?version={version}{again}")
     }
 
     async fn get(&self, relative: &str, wanted: &Wanted) -> Result<Fetched, FetchError> {

@@ -132,11 +132,18 @@ impl Lineage {
             builder: "mint".into(),
             stime_s,
         };
-        let info = self.list(&header);
+        // ClamAV 1.4 refuses a CVD whose MD5 begins with a zero byte. The list's signature is salted, so that
+        // another try gives another body.
+        let (info, cvd) = loop {
+            let info = self.list(&header);
+            let cvd = self.pack(header.clone(), &info);
+            if Header::parse(&cvd[..HEADER_BYTES]).unwrap().md5.unwrap()[0] != 0 {
+                break (info, cvd);
+            }
+        };
         let script = (!first)
             .then(|| [script_of(&format!("{}.info", self.database), &self.info, &info), edits].concat());
         self.info = info;
-        let cvd = self.pack(header, &self.info);
         let cdiff = script.as_ref().map(|script| self.diff(script.as_bytes()));
         Release {
             version: self.version,
