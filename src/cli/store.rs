@@ -86,7 +86,11 @@ pub(super) fn run(config: &Config, command: StoreCommand) -> Outcome {
     let look = || Look::at(&DataDir::new(&config.data_dir));
     match command {
         StoreCommand::Ls { patterns, kind, versions, json } => {
-            list(&look()?.view, &Filter { patterns, kind, versions }, json)
+            let look = look()?;
+            let listed = list(&look.view, &Filter { patterns, kind, versions }, json);
+            // The process ends here: giving a hundred thousand names back one by one would take as long as printing them.
+            std::mem::forget(look);
+            listed
         }
         StoreCommand::Stat { json } => stat(&look()?, json),
         StoreCommand::Cat { what } => cat(&look()?.view, &what),
@@ -191,8 +195,13 @@ fn list(view: &View, filter: &Filter, json: bool) -> Outcome {
         return print_json(&entries);
     }
     let mut text = String::new();
+    // What came together was stored in the same second: most often the time of the line above is right.
+    let (mut at_s, mut at) = (0, String::new());
     for Entry { name, file, record, .. } in entries {
-        let at = jiff::Timestamp::from_second(record.stored_at_s as i64).unwrap_or_default();
+        if at.is_empty() || at_s != record.stored_at_s {
+            at_s = record.stored_at_s;
+            at = jiff::Timestamp::from_second(at_s as i64).unwrap_or_default().to_string();
+        }
         let hash = &record.object.to_string()[..16];
         let version = file.map(|file| file.version).unwrap_or_default();
         let _ = writeln!(

@@ -66,11 +66,6 @@ impl ObjectReader {
         &self.pack
     }
 
-    /// Of how many pieces it consists.
-    pub(crate) fn pieces(&self) -> usize {
-        self.row.pieces.len().max(usize::from(self.row.size > 0))
-    }
-
     /// The bytes from `offset` to the end of the chunk that holds it, at most about 256 KiB; empty from `size` on.
     /// Zero-copy where the chunk is in the hot cache. Bytes that do not hash right are [`Error::Rotten`], unless another pack
     /// has them right.
@@ -89,6 +84,15 @@ impl ObjectReader {
             cache.insert(self.key(&piece), bytes.clone());
         }
         Ok(bytes.slice((offset - piece.start) as usize..))
+    }
+
+    /// As `chunk_at`, from this pack alone and not hashed; `None` if it is not there. For whoever hashes the whole.
+    pub(crate) fn unverified_chunk_at(&self, offset: u64) -> Result<Option<Bytes>, Error> {
+        let Some(piece) = self.piece_at(offset) else {
+            return Ok(None);
+        };
+        let bytes = self.read_stream(self.row.start + piece.start, piece.len)?;
+        Ok(bytes.map(|bytes| bytes.slice((offset - piece.start) as usize..)))
     }
 
     /// As `chunk_at`, but only if it needs no disk: the verified chunk is in the hot cache.
