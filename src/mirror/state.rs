@@ -317,7 +317,11 @@ impl State<redb::ReadOnlyDatabase> {
             other => other,
         };
         let fail = |source| StateError { path: path.into(), source };
-        let database = database.map_err(|e| fail(e.into()))?;
+        let database = match database.map_err(redb::Error::from) {
+            // The next writer puts it aside and begins anew; until then nothing is remembered.
+            Err(e) if is_broken(&e) => return Ok(None),
+            other => other.map_err(fail)?,
+        };
         // Its writer was killed before it had put the first thing, all tables at once, into it.
         match database.begin_read().map_err(|e| fail(e.into()))?.open_table(META) {
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
