@@ -83,7 +83,7 @@ fn ingest(store: &Store, clock: &Clock, done: &AtomicBool) -> u64 {
         clock.commits.store(n, SeqCst);
         let keep = |name: &str| {
             let number: u64 = name.parse().unwrap();
-            number + if number % LARGE_EVERY == 0 { KEPT_LARGE } else { KEPT } > n
+            number + if number.is_multiple_of(LARGE_EVERY) { KEPT_LARGE } else { KEPT } > n
         };
         for group in merges(&store.view().sizes(&keep)) {
             let merged = store.merge(&group, &keep, NOW_S + n).unwrap();

@@ -336,7 +336,7 @@ impl State<redb::ReadOnlyDatabase> {
 fn repaired_copy(path: &Path) -> Result<redb::ReadOnlyDatabase, redb::DatabaseError> {
     let mut copy = tempfile::tempfile()?;
     std::io::copy(&mut std::fs::File::open(path)?, &mut copy)?;
-    let backend = || Ok::<_, redb::DatabaseError>(redb::backends::FileBackend::new(copy.try_clone()?)?);
+    let backend = || redb::backends::FileBackend::new(copy.try_clone()?);
     let mut builder = redb::Builder::new();
     builder.set_cache_size(CACHE_BYTES);
     drop(builder.create_with_backend(backend()?)?);
