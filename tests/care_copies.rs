@@ -62,7 +62,7 @@ fn ingest(store: &Store, clock: &Clock, done: &AtomicBool) -> u64 {
     let mut retired = VecDeque::new();
     let mut waiting = 0;
     for n in 1.. {
-        let large = n % LARGE_EVERY == 0 && waiting < RETIRED_BYTES;
+        let large = n.is_multiple_of(LARGE_EVERY) && waiting < RETIRED_BYTES;
         let size =
             if large { rng.random_range(largest / 2..=largest) } else { rng.random_range(1000..40_000) };
         let mut bytes = vec![0; size as usize];
