@@ -61,7 +61,7 @@ fn ingest(store: &Store, clock: &Clock, done: &AtomicBool) -> u64 {
     let mut rng = StdRng::seed_from_u64(7);
     let mut retired = VecDeque::new();
     let mut waiting = 0;
-    for n in 1.. {
+    for n in 1_u64.. {
         let large = n.is_multiple_of(LARGE_EVERY) && waiting < RETIRED_BYTES;
         let size =
             if large { rng.random_range(largest / 2..=largest) } else { rng.random_range(1000..40_000) };
