@@ -11,7 +11,7 @@ fn behind_the_cache_that_delays_others_every_advertised_version_is_there() {
     if !namespace::inside("behind_the_cache_that_delays_others_every_advertised_version_is_there") {
         return;
     }
-    let settings = Settings { versions: 5, pace: 3, lines: 500, edits: 10, fresh_every: 2 };
+    let settings = Settings { versions: 5, pace: 3, lines: 500, edits: 10, fresh_every: 2, clients: true };
     let began = std::time::Instant::now();
     let Some(outcomes) = lab::run(&settings) else { return };
     let table = lab::table(&outcomes, &settings, began);

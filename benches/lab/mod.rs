@@ -3,9 +3,10 @@
 //! Time is counted in ticks. The TXT record names a version one tick before the origin has its files; the edges keep
 //! an alias for 4 and for 7 ticks. At every tick each LAN updates itself, then its clients run: one that follows at
 //! every tick, one that comes now and then, and one that is installed at that moment. One version in ten comes without a
-//! patch, by an empty CDIFF that says: take the full CVD. What a client is told is what
-//! the record says that its LAN gives it. A run that ends below that is done once more at once; one that ends in an
-//! error, or below it even then, has failed.
+//! patch, by an empty CDIFF that says: take the full CVD.
+//!
+//! What a client is told is what the record that its LAN gives it says. A run that ends below that is done once more at
+//! once; one that ends in an error, or below it even then, has failed.
 #![allow(unreachable_pub)]
 mod plot;
 mod sites;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub edits: usize,
     /// Ticks between two new installations.
     pub fresh_every: u64,
+    /// Whether clients run; without them only what is taken from the content network is measured.
+    pub clients: bool,
 }
 
 /// One run of a client.
@@ -201,11 +204,14 @@ impl<'a> Lan<'a> {
         self.site.sync();
         let advertised = told(self.site.record());
         let run_of = |client, freshclam: &Freshclam| run_of(self.site.name(), client, freshclam, advertised);
-        let mut runs = vec![run_of(FOLLOWER, &self.follower)];
-        if tick.is_multiple_of(SELDOM) {
+        let mut runs = Vec::new();
+        if settings.clients {
+            runs.push(run_of(FOLLOWER, &self.follower));
+        }
+        if settings.clients && tick.is_multiple_of(SELDOM) {
             runs.push(run_of("comes seldom", &self.seldom));
         }
-        if tick.is_multiple_of(settings.fresh_every) {
+        if settings.clients && tick.is_multiple_of(settings.fresh_every) {
             runs.push(run_of("is new", &client(&*self.site, self.peers)));
         }
         self.outcome.moments.push(Moment { tick, published, advertised, runs });

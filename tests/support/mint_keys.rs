@@ -76,10 +76,12 @@ impl PrivateKey {
     }
 
     /// The PSS signature of data.
+    ///
+    /// ClamAV 1.4 refuses one whose opened form begins with a zero byte.
     pub fn sign_pss(&self, data: &[u8], rng: &mut StdRng) -> String {
         loop {
             let em = BigUint::from_bytes_be(&Unmasked::proper(&rng.random()).mask(&Sha256::digest(data)));
-            if em < self.n {
+            if em < self.n && em.bits() > 8 * 255 {
                 return self.seal(&em);
             }
         }
