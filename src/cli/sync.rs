@@ -18,7 +18,10 @@ pub(super) fn run(config: &Config) -> Outcome {
         })?,
         // A running server does it, with its own settings; without one, another sync is at work.
         Err(OpenError::Locked { data_dir, holder }) => match runtime.block_on(control::sync(&dir)) {
-            Ok(Some(round)) => round,
+            Ok(Some(round)) => {
+                eprintln!("the running server (process {holder}) did this round, with its own settings");
+                round
+            }
             Ok(None) => return Err(OpenError::Locked { data_dir, holder }.into()),
             Err(e) => return Err(Failure::Failed(format!("the running server does not answer: {e}"))),
         },

@@ -55,10 +55,10 @@ fn inspect(config: &Config, path: &Path, anchors: Option<&Anchors>) -> io::Resul
     Report::of(&name, open(path)?, inspection)
 }
 
+/// Opens a plain file, or what a link leads to; anything else might never end, or never begin.
 fn open(path: &Path) -> io::Result<BufReader<File>> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("is not a plain file; give a CVD, CDIFF, CLD or sign file"));
     }
-    Ok(BufReader::with_capacity(1 << 18, file))
+    Ok(BufReader::with_capacity(1 << 18, File::open(path)?))
 }

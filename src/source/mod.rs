@@ -141,7 +141,7 @@ pub enum FetchError {
     },
     /// The source refuses us (403); asking again soon makes it worse.
     #[error(
-        "{url}: the source refuses this client (403); wait a day, or fill a directory with cvdupdate and use --source dir:PATH"
+        "{url}: the source refuses this client (403) and is left alone for now; `status` says for how long. A directory filled by cvdupdate is the way round: --source dir:PATH"
     )]
     Denied {
         /// URL asked.
