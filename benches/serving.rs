@@ -18,7 +18,7 @@ use std::{
 use support::{mint::Mint, peers::peer};
 
 /// Lines of the database; gives a CVD of about 60 MB.
-const LINES: usize = 1_500_000;
+const LINES: usize = 1_950_000;
 /// Edits from version 1 to 2; gives a CDIFF of about 30 KB.
 const EDITS: usize = 750;
 const ROUNDS: usize = 3;
