@@ -1,14 +1,10 @@
 //! The socket in the data directory through which `sync` and `status` speak with the running server.
 //!
-//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `GET /waiting`, `POST /sync`, `POST /gc`,
+//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `GET /packs`, `POST /sync`, `POST /gc`,
 //! `POST /look`, `POST /rotten/<pack>/<object>`; JSON answers.
 use crate::{
     clock::epoch_s,
-    mirror::{
-        DataDir, Mirror, Round,
-        retention::{Tidied, Waiting},
-        status::Status,
-    },
+    mirror::{DataDir, Mirror, Round, retention::Tidied, state::KnownPacks, status::Status},
 };
 use cvdmirror_store::{ObjectId, PackId};
 use http::{Method, Request, Response, StatusCode};
@@ -103,7 +99,7 @@ async fn answer(
         (&Method::GET, "/status") => serde_json::to_vec(&mirror.status(dir, max_age)),
         (&Method::POST, "/sync") => serde_json::to_vec(&mirror.round().await),
         (&Method::POST, "/look") => serde_json::to_vec(&mirror.look().await.map_err(|e| e.to_string())),
-        (&Method::GET, "/waiting") => serde_json::to_vec(&mirror.waiting().map_err(|e| e.to_string())),
+        (&Method::GET, "/packs") => serde_json::to_vec(&mirror.known_packs().map_err(|e| e.to_string())),
         (&Method::POST, path) if path.starts_with("/rotten/") => {
             serde_json::to_vec(&tokio::task::block_in_place(|| mirror.suspect(&path["/rotten/".len()..])))
         }
@@ -162,12 +158,12 @@ pub async fn look(dir: &DataDir) -> io::Result<Option<()>> {
     answer.transpose().map_err(io::Error::other)
 }
 
-/// Asks the running server which packs only wait to be removed; `None` when none is running.
+/// Asks the running server what it knows of the packs; `None` when none is running.
 ///
 /// # Errors
 /// When a server is there and does not answer properly.
-pub async fn waiting(dir: &DataDir) -> io::Result<Option<Waiting>> {
-    let answer: Option<Result<Waiting, String>> = ask(dir, Method::GET, "/waiting").await?;
+pub async fn known_packs(dir: &DataDir) -> io::Result<Option<KnownPacks>> {
+    let answer: Option<Result<KnownPacks, String>> = ask(dir, Method::GET, "/packs").await?;
     answer.transpose().map_err(io::Error::other)
 }
 

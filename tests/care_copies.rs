@@ -181,7 +181,7 @@ fn every_copy_has_what_was_held_when_it_began() {
         }
         let mut report =
             |finding: Finding| assert_eq!(finding.severity(), Severity::Note, "{way}: {finding}");
-        check_view(&view, &|_| {}, &mut report);
+        check_view(&view, &|_| false, &|_| {}, &mut report);
         bytes.fetch_add(view.packs().iter().map(|pack| pack.file_len()).sum(), SeqCst);
         fs::remove_dir_all(&to).unwrap();
     };

@@ -4,7 +4,12 @@ use crate::{
     config::Config,
     control,
     cvd::{FileKind, FileName},
-    mirror::{DataDir, plan::Held, state::State, verify::Reading},
+    mirror::{
+        DataDir,
+        plan::Held,
+        state::{KnownPacks, State},
+        verify::Reading,
+    },
 };
 use clap::{Subcommand, ValueEnum};
 use cvdmirror_store::{Finding, NameRecord, ObjectId, Pack, Store, View};
@@ -44,8 +49,15 @@ pub(super) enum StoreCommand {
         /// A versioned name, or at least 6 hex digits of a hash
         what: String,
     },
-    /// Checks every pack, object and name; exit 1 on any finding
-    Verify,
+    /// Checks every pack, object, name and signature; exit 1 on any finding
+    Verify {
+        /// Takes apart again what was verified before and has not changed since: each object and member
+        #[arg(long)]
+        deep: bool,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Drops what is no longer to be kept and merges small packs
     Gc {
         /// Says what would go, and changes nothing
@@ -94,7 +106,7 @@ pub(super) fn run(config: &Config, command: StoreCommand) -> Outcome {
         }
         StoreCommand::Stat { json } => stat(&look()?, json),
         StoreCommand::Cat { what } => cat(&look()?.view, &what),
-        StoreCommand::Verify => care::verify(config, &look()?),
+        StoreCommand::Verify { deep, json } => care::verify(config, &look()?, deep, json),
         StoreCommand::Gc { dry_run } => care::gc(config, dry_run),
         StoreCommand::Backup { dest } => care::backup(config, &dest),
         StoreCommand::Restore { src } => care::restore(config, &src),
@@ -105,32 +117,31 @@ pub(super) fn run(config: &Config, command: StoreCommand) -> Outcome {
 pub(super) struct Look {
     pub(super) view: Arc<View>,
     pub(super) findings: Vec<Finding>,
-    /// Packs that were merged or dropped and wait to be removed; they are not in the view. `None` if that cannot be known:
-    /// a sync that runs keeps it to itself.
-    pub(super) retired: Option<Vec<Pack>>,
+    /// Packs that were merged or dropped and wait to be removed; they are not in the view.
+    pub(super) retired: Vec<Pack>,
+    /// What the mirror knows of the packs. `None` if that cannot be had: a sync that runs keeps it to itself.
+    pub(super) known: Option<KnownPacks>,
 }
 
 impl Look {
     fn at(dir: &DataDir) -> Result<Self, Failure> {
-        let waiting = waiting(dir);
+        let known = known_packs(dir);
         let scan = Store::scan(&dir.store())?;
-        let is_waiting = |pack: &Pack| {
-            waiting.as_ref().is_some_and(|ids| ids.iter().any(|waiting| waiting == pack.id().as_str()))
-        };
-        let (retired, packs): (Vec<_>, Vec<_>) = scan.packs.into_iter().partition(is_waiting);
+        let is_retired =
+            |pack: &Pack| known.as_ref().is_some_and(|known| known.retired.contains(pack.id().as_str()));
+        let (retired, packs): (Vec<_>, Vec<_>) = scan.packs.into_iter().partition(is_retired);
         let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), packs)?;
         let findings = scan.findings.into_iter().chain(conflicts).collect();
-        Ok(Self { view: store.view(), findings, retired: waiting.map(|_| retired) })
+        Ok(Self { view: store.view(), findings, retired, known })
     }
 }
 
-fn waiting(dir: &DataDir) -> Option<Vec<String>> {
-    match runtime().ok()?.block_on(control::waiting(dir)) {
-        Ok(Some(waiting)) => Some(waiting.packs),
+fn known_packs(dir: &DataDir) -> Option<KnownPacks> {
+    match runtime().ok()?.block_on(control::known_packs(dir)) {
+        Ok(Some(known)) => Some(known),
         Ok(None) => {
             let state = State::open_read_only(&dir.state()).ok()?;
-            let retired = state.map(|state| state.retired()).transpose().ok()?.unwrap_or_default();
-            Some(retired.into_keys().map(|id| id.to_string()).collect())
+            state.map_or_else(|| Some(KnownPacks::default()), |state| state.known_packs().ok())
         }
         Err(_) => None,
     }
@@ -238,7 +249,7 @@ struct DatabaseStat {
 }
 
 fn stat(look: &Look, json: bool) -> Outcome {
-    let Look { view, findings, retired } = look;
+    let Look { view, findings, retired, known } = look;
     let files: BTreeMap<FileName, NameRecord> =
         view.names().filter_map(|(name, record)| Some((name.parse().ok()?, record.clone()))).collect();
     let databases = files.keys().map(|name| &name.database).collect::<BTreeSet<_>>();
@@ -257,8 +268,8 @@ fn stat(look: &Look, json: bool) -> Outcome {
         objects: view.objects().count() as u64,
         object_bytes,
         bytes_per_byte: pack_bytes as f64 / object_bytes.max(1) as f64,
-        retired_packs: retired.as_ref().map(|packs| packs.len() as u64),
-        retired_bytes: retired.as_deref().map(bytes_of),
+        retired_packs: known.as_ref().map(|_| retired.len() as u64),
+        retired_bytes: known.as_ref().map(|_| bytes_of(retired)),
         names: view.names().len() as u64,
         databases: databases.collect(),
         findings: findings.iter().map(ToString::to_string).collect(),

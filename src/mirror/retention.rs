@@ -3,7 +3,7 @@
 //! Guarantees: what is advertised is never dropped (the newest CVDs, the patches after them, and a chain without
 //! gaps behind them); a download that runs goes on, because its pack stays open; a file of a retired pack stays for
 //! the grace period, so that a copy of the store that is under way finds every file it listed.
-use super::{Mirror, OpenError, plan::Held};
+use super::{Mirror, OpenError, plan::Held, state::KnownPacks};
 use crate::cvd::{Database, FileKind, FileName};
 use cvdmirror_store::{Error, NameRecord, PackId, PackSize, View, merges};
 use serde::{Deserialize, Serialize};
@@ -187,33 +187,23 @@ impl Mirror {
         }
     }
 
-    /// Packs that wait for the end of the grace period, and the length of their files in bytes.
+    /// What is known of the packs.
     ///
     /// # Errors
     /// When the state file cannot be read.
-    pub fn waiting(&self) -> Result<Waiting, OpenError> {
-        let packs: Vec<PackId> = self.state.retired()?.into_keys().collect();
-        Ok(Waiting { bytes: self.bytes_of(&packs), packs: packs.iter().map(ToString::to_string).collect() })
+    pub fn known_packs(&self) -> Result<KnownPacks, OpenError> {
+        Ok(self.state.known_packs()?)
     }
 
     fn waiting_bytes(&self) -> Result<u64, OpenError> {
-        Ok(self.waiting()?.bytes)
+        Ok(self.bytes_of(self.state.retired()?.keys()))
     }
 
-    fn bytes_of(&self, packs: &[PackId]) -> u64 {
+    fn bytes_of<'a>(&self, packs: impl IntoIterator<Item = &'a PackId>) -> u64 {
         let len =
             |id: &PackId| self.store.dir().join(id.file_name()).symlink_metadata().map_or(0, |m| m.len());
-        packs.iter().map(len).sum()
+        packs.into_iter().map(len).sum()
     }
-}
-
-/// Retired packs whose files are still there.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Waiting {
-    /// Their ids.
-    pub packs: Vec<String>,
-    /// Length of their files, bytes.
-    pub bytes: u64,
 }
 
 impl fmt::Display for Tidied {

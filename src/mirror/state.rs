@@ -9,7 +9,7 @@ use cvdmirror_store::{ObjectId, Pack, PackId};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -34,6 +34,15 @@ pub struct Trusted {
     pub rank: u64,
     /// Length of the file when it was trusted, bytes; another length is another file.
     pub file_len: u64,
+}
+
+/// What is known of packs, by their ids.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KnownPacks {
+    /// Sealed here, or verified whole when they were first met.
+    pub trusted: BTreeSet<String>,
+    /// Merged or dropped; their files wait for the end of the grace period.
+    pub retired: BTreeSet<String>,
 }
 
 /// What is remembered of one database.
@@ -350,6 +359,20 @@ impl<D: Readable> State<D> {
     /// When the file cannot be read.
     pub fn trusted(&self, pack: &PackId) -> Result<Option<Trusted>, StateError> {
         self.get(PACKS, pack.as_str())
+    }
+
+    /// What is known of packs, for who looks into the store from outside.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn known_packs(&self) -> Result<KnownPacks, StateError> {
+        let trusted = self.database.read(&self.path, |txn| {
+            let packs = txn.open_table(PACKS)?;
+            packs.iter()?.map(|entry| Ok(entry?.0.value().to_owned())).collect()
+        });
+        let trusted = trusted.map_err(|source| StateError { path: self.path.clone(), source })?;
+        let retired = self.retired()?.into_keys().map(|id| id.to_string()).collect();
+        Ok(KnownPacks { trusted, retired })
     }
 
     /// Packs that are retired, and since when.

@@ -106,6 +106,31 @@ impl Verifier {
         }
     }
 
+    /// Verifies what a CVD's header alone shows: whose it is, and that its MD5 was signed. The body is known to be the one that
+    /// this MD5 was checked against.
+    ///
+    /// # Errors
+    /// The rule that failed, in words.
+    pub fn verify_header(&self, name: &FileName, mut bytes: impl Read) -> Result<(), String> {
+        let mut header = [0; cvd::HEADER_BYTES];
+        bytes.read_exact(&mut header).map_err(|e| e.to_string())?;
+        let header = cvd::Header::parse(&header).map_err(|e| e.to_string())?;
+        if header.version != name.version {
+            return Err(
+                cvd::VerifyError::Version { expected: name.version, found: header.version }.to_string()
+            );
+        }
+        cvd::verify_header(&header, &self.keys).map_err(|e| e.to_string())
+    }
+
+    /// Verifies a sign file's form alone.
+    ///
+    /// # Errors
+    /// The rule that failed, in words.
+    pub fn verify_sign_form(&self, sign: impl Read) -> Result<(), String> {
+        cvd::parse_sign(sign, &self.limits).map(drop).map_err(|e| e.to_string())
+    }
+
     /// Verifies a sign file with the file it signs: well-formed, and by a signer that is trusted where that is asked.
     ///
     /// # Errors

@@ -4,10 +4,10 @@
 //! structure that redb would refuse, even where the file's hash is right; nothing is written, not even by redb's own check.
 //! Does not judge what the names and contents mean: that is the caller's. Nor does it hash the pieces of an object whose own hash
 //! is right: a piece whose listed hash never was is refused when it is read, as any is that hashes otherwise.
-use crate::{Error, Finding, ObjectId, Pack, View, pack::guarded};
+use crate::{Error, Finding, ObjectId, Pack, PackId, View, pack::guarded};
 use redb::{Builder, StorageBackend};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -26,9 +26,18 @@ pub fn check_len(pack: &Pack) -> u64 {
     pack.file_len() + pack.data_len()
 }
 
+/// Says of a pack whether all that its name's hash covers was found right before, by whoever sealed it or took it in. While its
+/// file hashes to that name it is what was checked then, and is not taken apart again.
+pub type Proven<'a> = dyn Fn(&Pack) -> bool + Sync + 'a;
+
 /// Checks every pack of a view, and that no object lies there unused. Names whose object is missing or disputed are
-/// found when a view is put together, not here.
-pub fn check_view(view: &View, progress: &Progress<'_>, report: &mut dyn FnMut(Finding)) {
+/// found when a view is put together, not here. Returns the packs that are as they were when they were proven.
+pub fn check_view(
+    view: &View,
+    proven: &Proven<'_>,
+    progress: &Progress<'_>,
+    report: &mut dyn FnMut(Finding),
+) -> BTreeSet<PackId> {
     let mut names = HashMap::<ObjectId, Vec<&str>>::new();
     for (name, record) in view.names() {
         names.entry(record.object).or_default().push(name);
@@ -36,17 +45,19 @@ pub fn check_view(view: &View, progress: &Progress<'_>, report: &mut dyn FnMut(F
     // The large ones first, lest one is left alone at the end.
     let mut packs: Vec<&Pack> = view.packs().iter().collect();
     packs.sort_by_key(|pack| std::cmp::Reverse(pack.file_len()));
-    // Each pack takes two threads.
-    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let (next, (found, findings)) = (AtomicUsize::new(0), mpsc::channel());
+    let unchanged = Mutex::new(BTreeSet::new());
     std::thread::scope(|scope| {
         for _ in 0..workers {
-            let (found, names, packs, next) = (found.clone(), &names, &packs, &next);
+            let (found, names, packs, next, unchanged) = (found.clone(), &names, &packs, &next, &unchanged);
             scope.spawn(move || {
                 // The receiver outlives the workers.
                 let mut report = |finding| drop(found.send(finding));
                 while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    check_objects_of(pack, names, progress, &mut report);
+                    if check_one(pack, names, proven(pack), progress, &mut report) {
+                        unchanged.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id().clone());
+                    }
                     let unused = pack.objects().filter(|(id, _)| !names.contains_key(id));
                     let (objects, bytes) = unused.fold((0, 0), |(n, sum), (_, size)| (n + 1, sum + size));
                     if objects > 0 {
@@ -58,44 +69,40 @@ pub fn check_view(view: &View, progress: &Progress<'_>, report: &mut dyn FnMut(F
         drop(found);
         findings.into_iter().for_each(report);
     });
+    unchanged.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Checks one pack: its file against the hash in its name, redb's structure, and every object against its id.
-pub fn check_pack(pack: &Pack, progress: &Progress<'_>, report: &mut dyn FnMut(Finding)) {
+/// Checks one pack: its file against the hash in its name; redb's structure and every object against its id, unless that is
+/// `proven` (see [`Proven`]) and the file unchanged, which is returned.
+pub fn check_pack(
+    pack: &Pack,
+    proven: bool,
+    progress: &Progress<'_>,
+    report: &mut dyn FnMut(Finding),
+) -> bool {
     let mut names = HashMap::<ObjectId, Vec<&str>>::new();
     for (name, record) in pack.names() {
         names.entry(record.object).or_default().push(name);
     }
-    check_objects_of(pack, &names, progress, report);
+    check_one(pack, &names, proven, progress, report)
 }
 
-fn check_objects_of(
+fn check_one(
     pack: &Pack,
     names: &HashMap<ObjectId, Vec<&str>>,
+    proven: bool,
     progress: &Progress<'_>,
     report: &mut dyn FnMut(Finding),
-) {
-    // Both halves hash the pack once: side by side they take as long as one.
-    let (file, objects) = std::thread::scope(|scope| {
-        let file = scope.spawn(|| {
-            let hashed = pack.check_file_hash(&mut |n| progress(n));
-            (hashed, check_structure(pack))
-        });
-        let objects = check_objects(pack, progress);
-        (file.join(), objects)
-    });
-    match file {
-        Ok((hashed, structure)) => {
-            for error in [hashed.err(), structure.err()].into_iter().flatten() {
-                report(as_finding(pack, error));
-            }
-        }
-        Err(_panic) => report(Finding::Structure {
-            path: pack.path().to_owned(),
-            reason: "checking it panicked".to_owned(),
-        }),
+) -> bool {
+    let hashed = pack.check_file_hash(&mut |n| progress(n));
+    if proven && hashed.is_ok() {
+        progress(pack.data_len());
+        return true;
     }
-    for (id, error) in objects {
+    for error in [hashed.err(), check_structure(pack).err()].into_iter().flatten() {
+        report(as_finding(pack, error));
+    }
+    for (id, error) in check_objects(pack, progress) {
         report(match error {
             Error::Rotten { offset, .. } => Finding::Rotten {
                 pack: pack.id().clone(),
@@ -106,6 +113,7 @@ fn check_objects_of(
             error => as_finding(pack, error),
         });
     }
+    false
 }
 
 fn as_finding(pack: &Pack, error: Error) -> Finding {
@@ -118,7 +126,7 @@ fn as_finding(pack: &Pack, error: Error) -> Finding {
 }
 
 /// Hashes every object whole. Gives those that failed.
-fn check_objects(pack: &Pack, progress: &Progress<'_>) -> BTreeMap<ObjectId, Error> {
+pub(crate) fn check_objects(pack: &Pack, progress: &Progress<'_>) -> BTreeMap<ObjectId, Error> {
     let mut failed = BTreeMap::new();
     for id in pack.ids_in_stream_order() {
         if let Err(error) = check_object(pack, &id, progress) {

@@ -11,7 +11,9 @@ use crate::{
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    fs::Permissions,
     io,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -88,6 +90,29 @@ fn assert_holds(store: &Store, numbers: &[u64]) {
             at += chunk.len();
         }
     }
+}
+
+/// The failure: memory or disk hands back another byte than was written. The consequence, were the pack not read back: its
+/// own hash would vouch for the wrong byte from then on.
+#[test]
+fn what_reads_back_otherwise_is_not_sealed() {
+    let home = Home::new();
+    let store = home.open();
+    let spoil = |op: &Op<'_>| {
+        let Op::Fsync(path) = op else { return Ok(()) };
+        let bytes = std::fs::read(path)?;
+        let spot = &content(4)[1000..1100];
+        let at = bytes.windows(spot.len()).position(|bytes| bytes == spot).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o644))?;
+        std::fs::File::options().write(true).open(path)?.write_all_at(&[!bytes[at]], at as u64)
+    };
+    let refused = watch(spoil, || commit(&store, &[1, 4]));
+    let object = ObjectId::of(&content(4));
+    assert!(matches!(refused, Err(Error::Rotten { object: o, .. }) if o == object), "{refused:?}");
+    assert_eq!(Store::scan(&home.dir("store")).unwrap().packs.len(), 0);
+    assert!(home.tmp_is_empty());
+    commit(&store, &[1, 4]).unwrap();
+    assert_holds(&home.open(), &[1, 4]);
 }
 
 /// An operation as recorded: paths relative to the home, files by number, as a rename does not change which file it is.

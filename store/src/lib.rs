@@ -71,7 +71,7 @@ mod tables;
 mod view;
 mod writer;
 
-pub use check::{Progress, check_len, check_pack, check_view};
+pub use check::{Progress, Proven, check_len, check_pack, check_view};
 pub use error::Error;
 pub use finding::{Finding, ForeignKind, Severity};
 pub use object_id::{Hasher, ObjectId};

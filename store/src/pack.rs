@@ -380,13 +380,14 @@ pub(crate) fn hash_file(
     progress: &mut dyn FnMut(u64),
 ) -> Result<blake3::Hash, Error> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 << 10];
+    // Long enough to be worth hashing on several cores, short enough to stay in a core's cache.
+    let mut buffer = vec![0; 1 << 20];
     let mut at = 0;
     loop {
         match file.read_at(&mut buffer, at) {
             Ok(0) => return Ok(hasher.finalize()),
             Ok(n) => {
-                hasher.update(&buffer[..n]);
+                hasher.update_rayon(&buffer[..n]);
                 at += n as u64;
                 progress(n as u64);
             }

@@ -4,7 +4,9 @@
 //! in the directory is no pack is reported and left alone, and neither followed, blocked on nor read further than it takes to see.
 //! Does not guarantee that one process writes at a time: the caller holds the data directory's lock.
 use crate::{
-    Error, Finding, ObjectId, Pack, PackId, PackWriter, View, disk,
+    Error, Finding, ObjectId, Pack, PackId, PackWriter, View,
+    check::check_objects,
+    disk,
     finding::ForeignKind,
     reader,
     writer::{bounded, same_object},
@@ -193,9 +195,15 @@ impl Store {
     pub(crate) fn seal(&self, batch: PackWriter, now_s: u64) -> Result<Pack, Error> {
         let sealed = batch.seal(now_s)?;
         let path = self.store_dir.join(sealed.id.file_name());
-        // Opened before it is published: a pack that cannot be read, for whatever reason, never enters the store.
-        let opened = Pack::open_as(&sealed.path, sealed.id, path.clone())
-            .and_then(|pack| disk::rename_new(&sealed.path, &path).map(|()| pack));
+        // Read back before it is published: a pack that is not what was put into it, for whatever reason, never enters the
+        // store, so that from here on its file's hash vouches for its objects.
+        let opened =
+            Pack::open_as(&sealed.path, sealed.id, path.clone()).and_then(|pack| {
+                match check_objects(&pack, &|_| {}).into_values().next() {
+                    Some(error) => Err(error),
+                    None => disk::rename_new(&sealed.path, &path).map(|()| pack),
+                }
+            });
         let pack = match opened {
             Ok(pack) => pack,
             Err(error) => {

@@ -85,7 +85,7 @@ fn copies_taken_beside_ingest_and_merging_are_whole() {
                 assert_eq!(read_name(&copied, &format!("n{n}")), content(n));
             }
             let mut report = |f: Finding| assert!(matches!(f, Finding::Unused { .. }), "{f}");
-            check_view(&copied.view(), &|_| {}, &mut report);
+            check_view(&copied.view(), &|_| false, &|_| {}, &mut report);
         }
     });
     println!("{acknowledged:?} commits, {copies:?} copies");

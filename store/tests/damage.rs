@@ -20,6 +20,7 @@ fn check(pack: &Pack) -> Vec<Finding> {
     let done = AtomicU64::new(0);
     check_pack(
         pack,
+        false,
         &|n| {
             done.fetch_add(n, Ordering::Relaxed);
         },
@@ -344,7 +345,7 @@ fn a_view_is_checked_with_the_names_that_use_what_is_corrupt() {
     drop(store);
     support::flip_object_byte(pack.path(), &bytes, 350_000);
     let mut findings = Vec::new();
-    check_view(&home.open_clean().view(), &|_| {}, &mut |f| findings.push(f));
+    check_view(&home.open_clean().view(), &|_| false, &|_| {}, &mut |f| findings.push(f));
     assert!(findings.iter().any(|f| matches!(f, Finding::Rotten { offset, names, .. } if *offset > 0 && names == &["first", "second"])), "{findings:?}");
     assert!(findings.iter().any(|f| matches!(f, Finding::FileChanged { .. })));
     assert!(findings.iter().any(|f| matches!(f, Finding::Unused { objects: 1, bytes: 6, .. })));

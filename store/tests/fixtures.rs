@@ -37,7 +37,7 @@ fn packs_of_earlier_builds_are_read_whole() {
         let path = entry.unwrap().path();
         let pack = Pack::open_file(&path).unwrap();
         let mut report = |f: Finding| panic!("{f}");
-        check_pack(&pack, &|_| {}, &mut report);
+        check_pack(&pack, false, &|_| {}, &mut report);
         assert_eq!(pack.sealed_at_s(), 1_795_381_080);
         assert_eq!(pack.names().len(), content().len());
         for (name, bytes, record) in content() {

@@ -93,7 +93,7 @@ fn killed_at_random_points_it_has_what_it_acknowledged() {
         if round % 8 == 0 {
             let mut worst = None;
             let mut report = |f: Finding| worst = worst.max(Some(f.severity()));
-            check_view(&store.view(), &|_| {}, &mut report);
+            check_view(&store.view(), &|_| false, &|_| {}, &mut report);
             assert!(worst <= Some(Severity::Note));
         }
     }

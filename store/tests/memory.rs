@@ -91,7 +91,7 @@ fn two_hundred_megabytes_pass_through_a_few() {
         }
     });
     let checked = peak_kib(|| {
-        check_view(&store.view(), &|_| {}, &mut |f| panic!("{f}"));
+        check_view(&store.view(), &|_| false, &|_| {}, &mut |f| panic!("{f}"));
     });
     let merged = peak_kib(|| {
         let ids = [store.view().packs()[0].id().clone()];

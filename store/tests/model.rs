@@ -126,7 +126,7 @@ proptest! {
         drop(store);
         let store = home.open_clean();
         assert_same(&store, &model);
-        check_view(&store.view(), &|_| {}, &mut |f| assert!(matches!(f, Finding::Unused { .. }), "{f}"));
+        check_view(&store.view(), &|_| false, &|_| {}, &mut |f| assert!(matches!(f, Finding::Unused { .. }), "{f}"));
         prop_assert!(support::file_names(&home.tmp_dir()).is_empty());
     }
 }

@@ -34,7 +34,7 @@ fn merging_carries_what_stays_and_swaps_the_view_at_once() {
         assert_eq!(read_name(&store, &files[i].0), files[i].1);
     }
     let mut findings = Vec::new();
-    check_view(&store.view(), &|_| {}, &mut |f| findings.push(f));
+    check_view(&store.view(), &|_| false, &|_| {}, &mut |f| findings.push(f));
     assert_eq!(findings, []);
     assert!(file_names(&home.tmp_dir()).is_empty());
 }
