@@ -141,9 +141,14 @@ fn log() {
         .init();
 }
 
-/// Prints to standard output; a reader that went away (`| head`) is no error.
+/// Prints to standard output.
 fn print(text: impl fmt::Display) -> Outcome {
-    match write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush()) {
+    printed(write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush()))
+}
+
+/// How printing ended: a reader that went away (`| head`) is no error.
+fn printed(written: io::Result<()>) -> Outcome {
+    match written {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::Failed(format!("standard output: {e}")))
         }

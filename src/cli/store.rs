@@ -1,5 +1,5 @@
 //! `cvdmirror store …`: looks into the packs from outside, beside a running server too.
-use super::{Failure, Outcome, care, print, print_json, runtime};
+use super::{Failure, Outcome, care, print, print_json, printed, runtime};
 use crate::{
     config::Config,
     control,
@@ -13,11 +13,11 @@ use crate::{
 };
 use clap::{Subcommand, ValueEnum};
 use cvdmirror_store::{Finding, NameRecord, ObjectId, Pack, Store, View};
-use serde::Serialize;
+use serde::{Serialize, Serializer as _};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    io::{self, Write as _},
+    io::{self, BufWriter, Write as _},
     path::PathBuf,
     sync::Arc,
 };
@@ -155,7 +155,7 @@ struct Entry<'a> {
     file: Option<File<'a>>,
     #[serde(flatten)]
     record: &'a NameRecord,
-    pack: Option<&'a str>,
+    pack: &'a str,
 }
 
 #[derive(Serialize, Clone, Copy)]
@@ -195,17 +195,28 @@ impl Filter {
 }
 
 fn list(view: &View, filter: &Filter, json: bool) -> Outcome {
-    let entries = view.names().map(|(name, record)| Entry {
+    let entries = view.bindings().map(|(name, record, pack)| Entry {
         name,
         file: File::of(name),
         record,
-        pack: view.pack_of(name).map(|pack| pack.id().as_str()),
+        pack: pack.id().as_str(),
     });
-    let entries: Vec<Entry<'_>> = entries.filter(|entry| filter.takes(entry)).collect();
-    if json {
-        return print_json(&entries);
-    }
-    let mut text = String::new();
+    let entries = entries.filter(|entry| filter.takes(entry));
+    // Written as they come: there may be many.
+    let mut out = BufWriter::new(io::stdout().lock());
+    let written = match json {
+        true => list_as_json(&mut out, entries),
+        false => list_as_text(&mut out, entries),
+    };
+    printed(written.and_then(|()| out.flush()))
+}
+
+fn list_as_json<'a>(out: &mut impl io::Write, entries: impl Iterator<Item = Entry<'a>>) -> io::Result<()> {
+    serde_json::Serializer::pretty(&mut *out).collect_seq(entries)?;
+    writeln!(out)
+}
+
+fn list_as_text<'a>(out: &mut impl io::Write, entries: impl Iterator<Item = Entry<'a>>) -> io::Result<()> {
     // What came together was stored in the same second: most often the time of the line above is right.
     let (mut at_s, mut at) = (0, String::new());
     for Entry { name, file, record, .. } in entries {
@@ -215,13 +226,10 @@ fn list(view: &View, filter: &Filter, json: bool) -> Outcome {
         }
         let hash = &record.object.to_string()[..16];
         let version = file.map(|file| file.version).unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "{name:<28} {version:>6} {:>11}  {hash}  {at}  {}  ({})",
-            record.size, record.origin, record.proof
-        );
+        let NameRecord { size, origin, proof, .. } = record;
+        writeln!(out, "{name:<28} {version:>6} {size:>11}  {hash}  {at}  {origin}  ({proof})")?;
     }
-    print(text)
+    Ok(())
 }
 
 #[derive(Serialize)]

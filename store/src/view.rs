@@ -4,18 +4,16 @@
 //! that of the most trusted pack that binds it; a view never changes, and what it shows stays readable also when the files
 //! of its packs are unlinked.
 use crate::{Error, Finding, NameRecord, ObjectId, ObjectReader, Pack, PackId, reader::HotCache};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The union of the packs' names and objects at one moment.
 pub struct View {
     /// The most trusted first.
     packs: Vec<Pack>,
-    names: BTreeMap<Arc<str>, Bound>,
+    /// By name.
+    names: Vec<Bound>,
     /// Names whose object is missing or of another size: not shown, but not free for other content either.
-    left_out: BTreeMap<Arc<str>, Bound>,
+    left_out: Vec<Bound>,
     /// By object, then by the holding pack's place in `packs`: a pack for each copy, quarantined ones left out.
     objects: Vec<(ObjectId, u64, u32)>,
     quarantined: BTreeSet<(PackId, ObjectId)>,
@@ -23,6 +21,7 @@ pub struct View {
 }
 
 struct Bound {
+    name: Arc<str>,
     record: Arc<NameRecord>,
     /// Place of the binding pack in `packs`.
     pack: u32,
@@ -45,40 +44,48 @@ impl View {
             }
         }
         objects.sort_unstable_by_key(|(id, _, place)| (*id, *place));
-        let mut view =
-            Self { packs, names: BTreeMap::new(), left_out: BTreeMap::new(), objects, quarantined, cache };
+        let mut view = Self { packs, names: Vec::new(), left_out: Vec::new(), objects, quarantined, cache };
         let findings = view.bind_names();
         (view, findings)
     }
 
     fn bind_names(&mut self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let mut names = BTreeMap::<Arc<str>, Bound>::new();
+        let bindings = self.packs.iter().enumerate().flat_map(|(place, pack)| {
+            let bound = move |(name, record): &(Arc<str>, Arc<NameRecord>)| Bound {
+                name: name.clone(),
+                record: record.clone(),
+                pack: place as u32,
+            };
+            pack.shared_names().iter().map(bound)
+        });
+        let mut names: Vec<Bound> = bindings.collect();
+        // Each pack's names are in order already, and of one name the most trusted pack's binding stays in front.
+        names.sort_by(|a, b| a.name.cmp(&b.name));
         // First who wins, whether or not the object is there: a less trusted pack must not fill the gap with other content.
-        for (place, pack) in self.packs.iter().enumerate() {
-            for (name, record) in pack.shared_names() {
-                let bound = names
-                    .entry(name.clone())
-                    .or_insert_with(|| Bound { record: record.clone(), pack: place as u32 });
-                if bound.record.object != record.object {
-                    findings.push(Finding::NameConflict {
-                        name: name.to_string(),
-                        kept_pack: self.packs[bound.pack as usize].id().clone(),
-                        kept: bound.record.object,
-                        refused_pack: pack.id().clone(),
-                        refused: record.object,
-                    });
-                }
+        names.dedup_by(|other, bound| {
+            if other.name != bound.name {
+                return false;
             }
-        }
-        (self.left_out, self.names) = names.into_iter().partition(|(name, bound)| {
+            if other.record.object != bound.record.object {
+                findings.push(Finding::NameConflict {
+                    name: bound.name.to_string(),
+                    kept_pack: self.packs[bound.pack as usize].id().clone(),
+                    kept: bound.record.object,
+                    refused_pack: self.packs[other.pack as usize].id().clone(),
+                    refused: other.record.object,
+                });
+            }
+            true
+        });
+        let is_left_out = |bound: &mut Bound| {
             let (object, claimed) = (bound.record.object, bound.record.size);
             let pack = || self.packs[bound.pack as usize].id().clone();
             match self.size_of(&object) {
                 Some(held) if held == claimed => false,
                 Some(held) => {
                     findings.push(Finding::WrongSize {
-                        name: name.to_string(),
+                        name: bound.name.to_string(),
                         pack: pack(),
                         object,
                         held,
@@ -87,33 +94,45 @@ impl View {
                     true
                 }
                 None => {
-                    findings.push(Finding::ObjectMissing { name: name.to_string(), pack: pack(), object });
+                    findings.push(Finding::ObjectMissing {
+                        name: bound.name.to_string(),
+                        pack: pack(),
+                        object,
+                    });
                     true
                 }
             }
-        });
+        };
+        let left_out = names.extract_if(.., is_left_out).collect();
+        (self.names, self.left_out) = (names, left_out);
         findings
     }
 
     /// Every name, in order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = (&str, &NameRecord)> {
-        self.names.iter().map(|(name, bound)| (&**name, &*bound.record))
+        self.names.iter().map(|bound| (&*bound.name, &*bound.record))
+    }
+
+    /// Every name, in order, with the pack whose binding of it holds.
+    pub fn bindings(&self) -> impl Iterator<Item = (&str, &NameRecord, &Pack)> {
+        let pack = |bound: &Bound| self.packs.get(bound.pack as usize);
+        self.names.iter().filter_map(move |bound| Some((&*bound.name, &*bound.record, pack(bound)?)))
     }
 
     /// What a name is bound to.
     pub fn lookup(&self, name: &str) -> Option<&NameRecord> {
-        self.names.get(name).map(|bound| &*bound.record)
+        find(&self.names, name).map(|bound| &*bound.record)
     }
 
     /// As `lookup`, with the names that are left out because their object is not held.
     pub(crate) fn binding(&self, name: &str) -> Option<&NameRecord> {
-        let bound = self.names.get(name).or_else(|| self.left_out.get(name));
+        let bound = find(&self.names, name).or_else(|| find(&self.left_out, name));
         bound.map(|bound| &*bound.record)
     }
 
     /// The pack whose binding of a name holds.
     pub fn pack_of(&self, name: &str) -> Option<&Pack> {
-        let bound = self.names.get(name)?;
+        let bound = find(&self.names, name)?;
         self.packs.get(bound.pack as usize)
     }
 
@@ -184,6 +203,11 @@ impl View {
         let rest = &self.objects[from..];
         &rest[..rest.partition_point(|copy| copy.0 == *id)]
     }
+}
+
+fn find<'a>(sorted: &'a [Bound], name: &str) -> Option<&'a Bound> {
+    let place = sorted.binary_search_by(|bound| (*bound.name).cmp(name)).ok()?;
+    sorted.get(place)
 }
 
 impl std::fmt::Debug for View {
