@@ -275,3 +275,168 @@ fn cut(text: &str) -> String {
         None => text.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::{
+        mirror::{Published, Snapshot},
+        source::{Evidence, Newest},
+    };
+    use cvdmirror_store::{NameRecord, ObjectId, Store};
+
+    /// What is published with these files, each stored at its time.
+    fn snapshot(version: u32, cvd: u32, files: &[(&str, u64)]) -> Snapshot {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::assemble(dir.path(), dir.path(), Vec::new()).unwrap();
+        let record = |at_s: u64| NameRecord {
+            object: ObjectId::of(b""),
+            size: 1000,
+            modified_s: None,
+            stored_at_s: at_s,
+            origin: String::new(),
+            proof: String::new(),
+        };
+        let published = Published {
+            version,
+            cvd,
+            chain: None,
+            stime_s: 0,
+            signatures: 0,
+            functionality_level: 0,
+            confirmed_at_s: None,
+        };
+        Snapshot {
+            files: files.iter().map(|(name, at_s)| (name.parse().unwrap(), record(*at_s))).collect(),
+            databases: [("daily".parse().unwrap(), published)].into(),
+            confirmed_at_s: None,
+            view: store.view(),
+        }
+    }
+
+    fn newest(version: u32) -> Option<Newest> {
+        Some(Newest { version, evidence: Evidence::TxtRecord, at_s: None, remarks: Vec::new() })
+    }
+
+    fn file(wanted: &str, outcome: Outcome, detail: &str) -> FileRound {
+        FileRound { outcome, detail: detail.into(), ..FileRound::of(wanted.into()) }
+    }
+
+    fn daily(newest: Option<Newest>) -> DatabaseRound {
+        DatabaseRound { database: "daily".into(), newest, ..DatabaseRound::default() }
+    }
+
+    fn failed(error: &str) -> DatabaseRound {
+        DatabaseRound { error: Some(error.into()), ..daily(None) }
+    }
+
+    fn round(started_at_s: u64, database: DatabaseRound) -> Round {
+        Round { started_at_s, databases: vec![database], ..Round::default() }
+    }
+
+    fn told(history: &History) -> Vec<(u64, u32, What)> {
+        history.events.iter().map(|e| (e.at_s, e.times, e.what.clone())).collect()
+    }
+
+    #[test]
+    fn a_version_is_announced_then_held_then_full() {
+        let mut history = History::default();
+        let before = DatabaseRound {
+            before: Some(8),
+            published: Some(9),
+            cvd: Some(8),
+            files: vec![
+                file("daily-9.cdiff", Outcome::Stored, ""),
+                file("header of daily-9.cvd", Outcome::Stale, "asked for 9, got 8"),
+            ],
+            ..daily(newest(9))
+        };
+        history.note(&round(100, before), &snapshot(9, 8, &[("daily-9.cdiff", 101)]), 110);
+        let then = DatabaseRound {
+            before: Some(9),
+            published: Some(9),
+            cvd: Some(9),
+            files: vec![file("daily-9.cvd", Outcome::Rebuilt, "")],
+            ..daily(newest(9))
+        };
+        history.note(
+            &round(200, then),
+            &snapshot(9, 9, &[("daily-9.cdiff", 101), ("daily-9.cvd", 201)]),
+            210,
+        );
+        assert_eq!(
+            told(&history),
+            [
+                (110, 1, What::Announced(9)),
+                (110, 1, What::Patched(9)),
+                (110, 1, What::Lagged("asked for 9, got 8".into())),
+                (210, 1, What::Rebuilt { version: 9, bytes: 1000 }),
+            ]
+        );
+        let when = Milestones { announced_at_s: Some(100), held_at_s: Some(101), full_at_s: Some(201) };
+        assert_eq!(history.versions["daily"][&9], when);
+        assert_eq!(history.rebuilt["1970-01-01"], Count { requests: 1, bytes: 1000 });
+    }
+
+    #[test]
+    fn a_record_speaks_for_the_time_it_was_made_but_never_for_the_future() {
+        let mut history = History::default();
+        for (version, at_s, known_s) in [(9, 50, 50), (10, 9999, 110)] {
+            let said = newest(version).map(|newest| Newest { at_s: Some(at_s), ..newest });
+            history.note(&round(100, daily(said)), &snapshot(9, 9, &[]), 110);
+            assert_eq!(history.versions["daily"][&version].announced_at_s, Some(known_s));
+        }
+    }
+
+    #[test]
+    fn trouble_that_lasts_is_one_event_that_counts() {
+        let mut history = History::default();
+        let held = snapshot(9, 9, &[]);
+        history.note(&round(1, failed("not asked for another 30 min")), &held, 1);
+        history.note(&round(2, failed("the disk is full")), &held, 2);
+        history.note(&round(3, failed("not asked for another 9 min")), &held, 3);
+        let waits = What::Failed("not asked for another 9 min".into());
+        assert_eq!(told(&history), [(2, 1, What::Failed("the disk is full".into())), (3, 2, waits.clone())]);
+        assert_eq!(history.events[1].first_at_s, 1);
+        // What comes after things went well is another story.
+        history.note(&round(4, daily(None)), &held, 4);
+        history.note(&round(5, daily(None)), &held, 5);
+        history.note(&round(6, failed("not asked for another 9 min")), &held, 6);
+        assert_eq!(told(&history)[2..], [(4, 1, What::Recovered), (6, 1, waits)]);
+    }
+
+    #[test]
+    fn a_finding_that_lasts_is_told_once() {
+        let mut history = History::default();
+        let found = Round { findings: vec!["pack x is rotten".into()], ..Round::default() };
+        history.note(&found, &snapshot(9, 9, &[]), 1);
+        history.note(&found, &snapshot(9, 9, &[]), 2);
+        assert_eq!(told(&history), [(1, 1, What::Found("pack x is rotten".into()))]);
+    }
+
+    #[test]
+    fn whatever_a_source_says_it_stays_small() {
+        let mut history = History::default();
+        for at in 1..=500_u32 {
+            let letter = char::from_u32('a' as u32 + at).unwrap();
+            let mut report = failed(&String::from(letter).repeat(10_000));
+            report.newest = newest(at);
+            let findings = (0..10).map(|n| String::from(letter).repeat(n)).collect();
+            let held = snapshot(at, at, &[(&format!("daily-{at}.cvd"), u64::from(at))]);
+            history.note(&Round { findings, ..round(1, report) }, &held, u64::from(at) * 86_400);
+        }
+        assert_eq!(history.events.len(), EVENTS);
+        assert_eq!(history.versions["daily"].len(), VERSIONS);
+        assert!(serde_json::to_vec(&history).unwrap().len() < 200_000);
+    }
+
+    #[test]
+    fn a_version_far_away_is_forgotten_once_the_source_takes_it_back() {
+        let mut history = History::default();
+        let held = snapshot(9, 9, &[("daily-9.cvd", 1)]);
+        history.note(&round(1, daily(newest(4_000_000_000))), &held, 1);
+        history.note(&round(2, daily(newest(10))), &held, 2);
+        assert_eq!(history.versions["daily"].keys().copied().collect::<Vec<_>>(), [9, 10]);
+    }
+}

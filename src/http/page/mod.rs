@@ -200,9 +200,10 @@ impl Verdict {
             Freshness::Stale { .. } => VerdictKind::Stale,
         };
         let stale = databases.iter().filter_map(|d| Some(format!("{}: {}", d.database, d.stale.as_ref()?)));
-        let mut lines: Vec<String> = stale.collect();
+        // That nothing is held of any of them is in the headline.
+        let mut lines: Vec<String> = stale.filter(|_| kind != VerdictKind::Empty).collect();
         if let Freshness::Stale { why } = &health.freshness
-            && lines.is_empty()
+            && databases.iter().all(|d| d.stale.is_none())
         {
             lines.push(why.clone());
         }

@@ -208,3 +208,66 @@ fn spans(steps: &[(u64, u32)], upstream: &[(u64, u32)], window: Window) -> Vec<S
     }
     spans
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn when(announced: u64, held: u64, full: u64) -> Milestones {
+        let known = |at_s| (at_s > 0).then_some(at_s);
+        Milestones { announced_at_s: known(announced), held_at_s: known(held), full_at_s: known(full) }
+    }
+
+    /// A window of a hundred seconds: a second is a percent.
+    const WINDOW: Window = Window { from_s: 1000, now_s: 1100, step_s: 10, format: "%H:%M" };
+
+    fn drawn(lane: &Lane) -> Vec<(u32, f64, f64, bool)> {
+        lane.spans.iter().map(|span| (span.version, span.x, span.width, span.behind)).collect()
+    }
+
+    #[test]
+    fn a_lane_is_behind_from_the_announcement_until_it_follows() {
+        let versions = [(7, when(900, 910, 910)), (8, when(1010, 1030, 1050)), (9, when(1080, 0, 0))];
+        let timeline = Timeline::of("daily", &versions.into(), WINDOW);
+        let [upstream, held, full] = &timeline.lanes[..] else { return assert!(false) };
+        assert_eq!(drawn(upstream), [(7, 0.0, 10.0, false), (8, 10.0, 70.0, false), (9, 80.0, 20.0, false)]);
+        let late = [(8, 80.0, 20.0, true)];
+        assert_eq!(drawn(held)[..3], [(7, 0.0, 10.0, false), (7, 10.0, 20.0, true), (8, 30.0, 50.0, false)]);
+        assert_eq!(drawn(held)[3..], late);
+        assert_eq!(drawn(full)[..3], [(7, 0.0, 10.0, false), (7, 10.0, 40.0, true), (8, 50.0, 30.0, false)]);
+        assert_eq!(drawn(full)[3..], late);
+        assert!(
+            timeline.summary.contains("upstream 9, held here 8, full CVD here 8"),
+            "{}",
+            timeline.summary
+        );
+    }
+
+    #[test]
+    fn an_older_version_that_comes_later_takes_nothing_back() {
+        let versions = [(7, when(0, 1050, 0)), (8, when(0, 1020, 0))];
+        let timeline = Timeline::of("daily", &versions.into(), WINDOW);
+        assert_eq!(drawn(&timeline.lanes[1]), [(8, 20.0, 80.0, false)]);
+        assert_eq!(drawn(&timeline.lanes[0]), []);
+    }
+
+    #[test]
+    fn times_to_come_and_times_long_past_stay_within() {
+        let versions = [(7, when(1, 1, 1)), (8, when(u64::MAX, u64::MAX, u64::MAX))];
+        for lane in Timeline::of("daily", &versions.into(), WINDOW).lanes {
+            assert_eq!(drawn(&lane), [(7, 0.0, 100.0, false)]);
+        }
+    }
+
+    #[test]
+    fn the_window_holds_everything_or_two_weeks() {
+        let now_s = 100 * DAY_S;
+        for (age_s, len_s) in [(0, DAY_S), (DAY_S, DAY_S), (DAY_S + 1, 3 * DAY_S), (90 * DAY_S, 14 * DAY_S)] {
+            let known = [when(now_s - age_s, 0, 0)];
+            let window = Window::over(known.iter(), now_s);
+            assert_eq!(window.now_s - window.from_s, len_s, "{age_s}");
+            assert!(window.marks().len() >= 2 && window.marks().len() <= 5, "{age_s}");
+        }
+        assert_eq!(Window::over([].iter(), 5).from_s, 0);
+    }
+}
