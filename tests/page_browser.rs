@@ -6,9 +6,8 @@ mod support;
 use page_scenes::Scene;
 use serde::Deserialize;
 use std::{
-    io::Write,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 /// The checker, at one version: a newer one may have other rules.
@@ -70,14 +69,11 @@ fn a_browser_shows_it_whole_and_accessible() {
 fn look(node: &Path, chromium: &Path, axe: &Path, dir: &Path, jobs: &[serde_json::Value]) -> Vec<Seen> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/browser.mjs");
     let input = dir.join("jobs.json");
-    std::fs::File::create(&input).unwrap().write_all(&serde_json::to_vec(jobs).unwrap()).unwrap();
+    std::fs::write(&input, serde_json::to_vec(jobs).unwrap()).unwrap();
     let mut command = Command::new(node);
-    command.arg(script).arg(chromium).arg(axe).arg(dir.join("profile"));
-    command.stdin(std::fs::File::open(&input).unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = command.spawn().unwrap().wait_with_output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    command.arg(script).arg(chromium).arg(axe).arg(dir.join("profile")).arg(input);
+    let ran = support::process::run(&mut command).exits(0);
+    serde_json::from_str(&ran.stdout).unwrap()
 }
 
 /// The checker's script, fetched once into the build directory.

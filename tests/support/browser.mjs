@@ -1,17 +1,17 @@
 // Looks at pages in headless Chromium and prints what it saw, as JSON.
 //
-// node browser.mjs CHROMIUM AXE PROFILE < jobs; jobs: [{url, width, dark, shot}]. Speaks the DevTools protocol over
+// node browser.mjs CHROMIUM AXE PROFILE JOBS, a file of [{url, width, dark, shot}]. Speaks the DevTools protocol over
 // a pipe, which needs no port; what it evaluates is not bound by the page's own policy.
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 
-const [chromium, axe, profile] = process.argv.slice(2);
-const jobs = JSON.parse(readFileSync(0, "utf8"));
+const [chromium, axe, profile, input] = process.argv.slice(2);
+const jobs = JSON.parse(readFileSync(input, "utf8"));
 const browser = spawn(chromium, [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
   "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
   `--user-data-dir=${profile}`, "--remote-debugging-pipe", "about:blank",
-], { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] });
+], { stdio: ["ignore", "ignore", "inherit", "pipe", "pipe"] });
 const ended = new Promise((end) => browser.once("exit", end));
 
 const waiting = new Map();
@@ -52,7 +52,9 @@ async function look({ url, width, dark, shot }) {
   const ask = (method, params) => send(method, params, sessionId);
   const said = [];
   const listen = (message) => {
-    if (message.sessionId === sessionId && message.method === "Log.entryAdded") said.push(message.params.entry.text);
+    if (message.sessionId !== sessionId || message.method !== "Log.entryAdded") return;
+    const { level, text } = message.params.entry;
+    if (level === "error" || level === "warning") said.push(text);
   };
   heard.push(listen);
   await ask("Page.enable");
@@ -71,18 +73,13 @@ async function look({ url, width, dark, shot }) {
     return result.value;
   };
   // As a reader sees it first; the checks then look into what is folded as well.
-  await capture(ask, shot);
+  const { data } = await ask("Page.captureScreenshot", { captureBeyondViewport: true });
+  writeFileSync(shot, Buffer.from(data, "base64"));
   await evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })");
   await evaluate(readFileSync(axe, "utf8") + ";0");
   const seen = await evaluate(LOOK);
-  await capture(ask, shot.replace(/\.png$/, "-open.png"));
   await send("Target.closeTarget", { targetId });
   return { ...seen, said };
-}
-
-async function capture(ask, path) {
-  const { data } = await ask("Page.captureScreenshot", { captureBeyondViewport: true });
-  writeFileSync(path, Buffer.from(data, "base64"));
 }
 
 const seen = [];
