@@ -96,7 +96,9 @@ async fn answer(
     max_age: Duration,
 ) -> Response<Full<Bytes>> {
     let json = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => serde_json::to_vec(&mirror.status(dir, max_age)),
+        (&Method::GET, "/status") => {
+            serde_json::to_vec(&mirror.status(dir, &mirror.published().load(), max_age))
+        }
         (&Method::POST, "/sync") => serde_json::to_vec(&mirror.round().await),
         (&Method::POST, "/look") => serde_json::to_vec(&mirror.look().await.map_err(|e| e.to_string())),
         (&Method::GET, "/packs") => serde_json::to_vec(&mirror.known_packs().map_err(|e| e.to_string())),

@@ -3,7 +3,7 @@ use crate::{
     config::{Config, SourceSpec},
     control::Control,
     dns,
-    http::{self, Freshness, Health, Limits, Metrics, Site},
+    http::{self, Freshness, Health, Limits, Metrics, Overview, Site},
     mirror::{
         DataDir, Mirror, OpenError, Settings, Verifier,
         data_dir::Lock,
@@ -195,7 +195,7 @@ impl Service {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         let control =
-            tokio::spawn(control.serve(mirror.clone(), dir, max_age, until_stopped(stopped.clone())));
+            tokio::spawn(control.serve(mirror.clone(), dir.clone(), max_age, until_stopped(stopped.clone())));
         let rounds =
             tokio::spawn(rounds(mirror.clone(), config.check_interval, until_stopped(stopped.clone())));
         let metrics = Metrics::new(dns.as_ref().map(|dns| dns.metrics.clone()));
@@ -207,7 +207,7 @@ impl Service {
                 }
             }
         });
-        let (judge, healer) = (mirror.clone(), mirror.clone());
+        let (judge, teller, healer) = (mirror.clone(), mirror.clone(), mirror.clone());
         let site = Site {
             published: mirror.published(),
             aliases: config.aliases,
@@ -224,6 +224,10 @@ impl Service {
                     Some(format!("{database}: the last check failed: {}", state.last_error?))
                 });
                 Health { freshness, remarks: failing.chain(judge.findings()).collect() }
+            }),
+            overview: Box::new(move |snapshot| Overview {
+                status: teller.status(&dir, snapshot, max_age),
+                history: teller.history(),
             }),
             unreadable: Box::new(move |error| {
                 let cvdmirror_store::Error::Rotten { pack, object, .. } = error else { return };

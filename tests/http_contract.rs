@@ -195,7 +195,7 @@ async fn the_small_pages_say_what_they_should() {
     let health = server.get("/health", "").await;
     assert_eq!((health.status, health.text().as_str()), (503, "stale: the source is <silent>\ntest: held\n"));
     assert_eq!(health.field("cache-control"), Some("no-store"));
-    assert!(server.get("/", "").await.text().contains("the source is &lt;silent&gt;"));
+    assert!(server.get("/", "").await.text().contains("the source is &#60;silent&#62;"));
 
     assert_eq!(server.metric("cvdmirror_http_responses_total{code=\"503\"}").await, 1);
     assert_eq!(server.metric("cvdmirror_database_version{database=\"test\"}").await, 5);

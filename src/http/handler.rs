@@ -8,11 +8,12 @@ use super::{
     access::{self, Access},
     body::{Body, BodyError, Chunks, Payload},
     conditional::{self, Validators, Verdict},
-    pages,
+    page, pages,
     range::{self, Selection},
     target::{NoTarget, Target},
 };
 use crate::{
+    clock::epoch_s,
     cvd::{FileKind, FileName},
     mirror::Snapshot,
 };
@@ -21,8 +22,9 @@ use cvdmirror_store::{Hasher, NameRecord, ObjectId};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     header::{
-        ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-        HOST, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION,
+        ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE,
+        CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION,
+        REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     },
 };
 use std::sync::Arc;
@@ -129,6 +131,8 @@ struct Found {
     content: Content,
     content_type: &'static str,
     cache: &'static str,
+    /// What a browser may do with it (CSP), where a browser shows it.
+    policy: Option<&'static str>,
     /// None where there is nothing to ask conditions about: what is never stored.
     validators: Option<Validators>,
 }
@@ -161,7 +165,10 @@ fn find(site: &Site, snapshot: &Snapshot, target: Target) -> Result<Resource, Re
             Found::page(records, TEXT, REVALIDATE)
         }
         Target::Status => {
-            Found::page(pages::status(snapshot, &health()), "text/html; charset=utf-8", NO_STORE)
+            let overview = (site.overview)(snapshot);
+            let html = page::render(snapshot, &health(), &overview, &site.metrics, epoch_s());
+            let html = html.map_err(|_| Refusal::Internal)?;
+            Found { policy: Some(&page::POLICY), ..Found::page(html, "text/html; charset=utf-8", NO_STORE) }
         }
         Target::Metrics => {
             let text = site.metrics.render(snapshot, &health());
@@ -204,6 +211,7 @@ impl Found {
             content: Content::Object { id: record.object, size: record.size },
             content_type: "application/octet-stream",
             cache,
+            policy: None,
             validators: Some(Validators {
                 etag: record.object.to_string(),
                 // A date that HTTP cannot say is not said, nor compared.
@@ -219,7 +227,14 @@ impl Found {
             hasher.update(&content);
             Validators { etag: hasher.finish().to_string(), modified_s: None }
         });
-        Self { status: StatusCode::OK, content: Content::Page(content), content_type, cache, validators }
+        Self {
+            status: StatusCode::OK,
+            content: Content::Page(content),
+            content_type,
+            cache,
+            policy: None,
+            validators,
+        }
     }
 
     fn size(&self) -> u64 {
@@ -251,6 +266,11 @@ impl Found {
             if let Some(date) = validators.modified_s.and_then(pages::http_date) {
                 insert(headers, LAST_MODIFIED, date);
             }
+        }
+        if let Some(policy) = self.policy {
+            insert(headers, CONTENT_SECURITY_POLICY, policy.to_owned());
+            headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         }
         if self.has_parts() {
             headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

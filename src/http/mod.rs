@@ -9,6 +9,7 @@ mod conditional;
 mod guard;
 mod handler;
 mod metrics;
+mod page;
 mod pages;
 mod range;
 mod target;
@@ -16,7 +17,7 @@ mod target;
 pub use body::BodyError;
 pub use metrics::Metrics;
 
-use crate::mirror::Snapshot;
+use crate::mirror::{History, Snapshot, status::Status};
 use arc_swap::ArcSwap;
 use hyper::{
     Request,
@@ -56,6 +57,8 @@ pub struct Site {
     pub metrics: Arc<Metrics>,
     /// Judges whether a snapshot is fresh now. Called by requests: it must not block.
     pub health: Box<dyn Fn(&Snapshot) -> Health + Send + Sync>,
+    /// Says what the status page shows beside it. Called by requests: it must not block.
+    pub overview: Box<dyn Fn(&Snapshot) -> Overview + Send + Sync>,
     /// Told of every object that could not be read, so that it can be repaired. Called by requests: it must not block.
     pub unreadable: Box<dyn Fn(&cvdmirror_store::Error) + Send + Sync>,
 }
@@ -83,6 +86,15 @@ pub struct Health {
     pub freshness: Freshness,
     /// What goes wrong now, a line each, for people; what is published can be fresh all the same.
     pub remarks: Vec<String>,
+}
+
+/// What the status page shows beside what is published.
+#[derive(Clone, Debug, Default)]
+pub struct Overview {
+    /// How the mirror is.
+    pub status: Status,
+    /// What its rounds did.
+    pub history: Arc<History>,
 }
 
 /// Whether what is published is fresh.

@@ -6,6 +6,7 @@ mod advert;
 pub mod backup;
 pub mod data_dir;
 mod door;
+pub mod history;
 pub mod plan;
 pub mod report;
 pub mod retention;
@@ -16,6 +17,7 @@ mod sync;
 pub mod verify;
 
 pub use data_dir::DataDir;
+pub use history::History;
 pub use report::Round;
 pub use snapshot::{Published, Snapshot};
 pub use verify::Verifier;
@@ -126,6 +128,7 @@ pub struct Mirror {
     findings: RwLock<Vec<String>>,
     remembered: RwLock<BTreeMap<Database, DatabaseState>>,
     last_round: ArcSwap<Option<Round>>,
+    history: ArcSwap<History>,
     /// One round at a time.
     round: tokio::sync::Mutex<()>,
     _lock: data_dir::Lock,
@@ -172,6 +175,7 @@ impl Mirror {
         }
         let (snapshot, unreadable) = publishable(&store, &state, &remembered);
         findings.extend(unreadable);
+        let history = state.history()?;
         for finding in &findings {
             tracing::error!("{finding}");
         }
@@ -188,6 +192,7 @@ impl Mirror {
             findings: RwLock::new(findings),
             remembered: RwLock::new(remembered),
             last_round: ArcSwap::from_pointee(None),
+            history: ArcSwap::from_pointee(history),
             round: tokio::sync::Mutex::new(()),
             _lock: lock,
         })
@@ -216,6 +221,11 @@ impl Mirror {
     /// The report of the last round.
     pub fn last_round(&self) -> Arc<Option<Round>> {
         self.last_round.load_full()
+    }
+
+    /// What rounds did so far.
+    pub fn history(&self) -> Arc<History> {
+        self.history.load_full()
     }
 
     /// Looks at the store directory again, between two rounds.

@@ -3,7 +3,7 @@
 //! Lost or broken, it costs a verification of every pack at the next start and the memory of past checks;
 //! nothing held is affected. Values are JSON, so that a person with `redb` at hand can read them.
 //! A write that the disk refuses (it is full, or read-only now) fails alone: the file is opened anew at the next use.
-use super::OpenError;
+use super::{OpenError, history::History};
 use crate::{cvd::Database, source::budget::Book};
 use cvdmirror_store::{ObjectId, Pack, PackId};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
@@ -23,7 +23,7 @@ const RETIRED: TableDefinition<&str, u64> = TableDefinition::new("retired-0");
 /// Copies of objects that were found rotten: pack, a space, object.
 const ROTTEN: TableDefinition<&str, u64> = TableDefinition::new("rotten-0");
 const DATABASES: TableDefinition<&str, &str> = TableDefinition::new("databases-0");
-/// Single values: the installation's id, the upstream's ledger.
+/// Single values: the installation's id, the upstream's ledger, the history.
 const VALUES: TableDefinition<&str, &str> = TableDefinition::new("values-0");
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -286,6 +286,14 @@ impl State {
         self.put(VALUES, "ledger", book)
     }
 
+    /// Remembers what rounds did.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_history(&self, history: &History) -> Result<(), StateError> {
+        self.put(VALUES, "history", history)
+    }
+
     fn put(
         &self,
         table: TableDefinition<&str, &str>,
@@ -424,6 +432,14 @@ impl<D: Readable> State<D> {
     /// When the file cannot be read.
     pub fn book(&self) -> Result<Book, StateError> {
         Ok(self.get(VALUES, "ledger")?.unwrap_or_default())
+    }
+
+    /// What rounds did.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn history(&self) -> Result<History, StateError> {
+        Ok(self.get(VALUES, "history")?.unwrap_or_default())
     }
 
     /// A value, or `None` if there is none that reads: what does not read is as good as lost.

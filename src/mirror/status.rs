@@ -1,6 +1,6 @@
 //! What is held and published, how fresh it is, and what went wrong last: one value for people and programs.
 use super::{
-    DataDir, Mirror, OpenError, Snapshot,
+    DataDir, Mirror, OpenError, Published, Snapshot,
     state::{DatabaseState, State},
 };
 use crate::{
@@ -58,15 +58,16 @@ pub struct DatabaseStatus {
     pub checked_at_s: Option<u64>,
     /// When what is published was last confirmed as the newest, epoch seconds.
     pub confirmed_at_s: Option<u64>,
+    /// Why what is published of it is not fresh, in words; `None` when it is.
+    pub stale: Option<String>,
     /// What went wrong at the last check.
     pub last_error: Option<String>,
 }
 
 impl Mirror {
-    /// Says how the running mirror is.
-    pub fn status(&self, dir: &DataDir, max_age: Duration) -> Status {
-        let snapshot = self.published.load();
-        let status = Status::of(dir, &snapshot, &self.remembered(), self.findings(), max_age);
+    /// Says how the running mirror is; `snapshot` is what it has published. Never waits for the disk.
+    pub fn status(&self, dir: &DataDir, snapshot: &Snapshot, max_age: Duration) -> Status {
+        let status = Status::of(dir, snapshot, &self.remembered(), self.findings(), max_age);
         Status { serving: true, ledger: self.book(), ..status }
     }
 }
@@ -129,6 +130,7 @@ impl Status {
         max_age: Duration,
     ) -> Self {
         let stale_because = stale_because(snapshot, remembered, max_age);
+        let now_s = epoch_s();
         let databases = remembered.iter().map(|(database, state)| {
             let published = snapshot.databases.get(database);
             let files = || snapshot.files.iter().filter(|(name, _)| name.database == *database);
@@ -143,6 +145,7 @@ impl Status {
                 newest: state.newest,
                 checked_at_s: state.checked_at_s,
                 confirmed_at_s: state.confirmed_at_s,
+                stale: stale(published, state, max_age, now_s),
                 last_error: state.last_error.clone(),
             }
         });
@@ -167,20 +170,29 @@ pub fn stale_because(
     max_age: Duration,
 ) -> Vec<String> {
     let now_s = epoch_s();
-    let mut why = Vec::new();
-    for (database, state) in remembered {
+    let why = remembered.iter().filter_map(|(database, state)| {
+        let stale = stale(snapshot.databases.get(database), state, max_age, now_s)?;
         let because = state.last_error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
-        match (snapshot.databases.get(database), state.confirmed_at_s) {
-            (None, _) => why.push(format!("{database}: nothing is held yet{because}")),
-            (Some(_), None) => why.push(format!("{database}: never confirmed by the source{because}")),
-            (Some(_), Some(at_s)) if now_s.saturating_sub(at_s) > max_age.as_secs() => why.push(format!(
-                "{database}: last confirmed by the source {} ago{because}",
-                ago(now_s.saturating_sub(at_s))
-            )),
-            _ => {}
+        Some(format!("{database}: {stale}{because}"))
+    });
+    why.collect()
+}
+
+/// Why what is published of one database is not fresh.
+fn stale(
+    published: Option<&Published>,
+    state: &DatabaseState,
+    max_age: Duration,
+    now_s: u64,
+) -> Option<String> {
+    match (published, state.confirmed_at_s) {
+        (None, _) => Some("nothing is held yet".into()),
+        (Some(_), None) => Some("never confirmed by the source".into()),
+        (Some(_), Some(at_s)) if now_s.saturating_sub(at_s) > max_age.as_secs() => {
+            Some(format!("last confirmed by the source {} ago", ago(now_s.saturating_sub(at_s))))
         }
+        _ => None,
     }
-    why
 }
 
 impl fmt::Display for Status {

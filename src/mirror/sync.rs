@@ -2,7 +2,7 @@
 //!
 //! Whatever fails, the round goes on with the next thing that makes sense, and its report says what happened.
 use super::{
-    Mirror, SyncError,
+    History, Mirror, SyncError,
     plan::{self, Answers, Held, Step},
     report::{DatabaseRound, FileRound, Outcome, Round},
     state::DatabaseState,
@@ -57,8 +57,23 @@ impl Mirror {
         }
         round.findings.extend(self.findings());
         round.took_ms = started.elapsed().as_millis() as u64;
+        tokio::task::block_in_place(|| self.note(&round));
         self.last_round.store(Arc::new(Some(round.clone())));
         round
+    }
+
+    /// Notes what a round did. What cannot be saved is known until the next start all the same.
+    fn note(&self, round: &Round) {
+        let before = self.history.load_full();
+        let mut history = History::clone(&before);
+        history.note(round, &self.published.load(), epoch_s());
+        if history == *before {
+            return;
+        }
+        if let Err(e) = self.state.set_history(&history) {
+            tracing::warn!("what this round did is forgotten at the next start: {e}");
+        }
+        self.history.store(Arc::new(history));
     }
 
     async fn round_of(&self, database: &Database) -> DatabaseRound {

@@ -3,11 +3,12 @@
 //! The book outlives the process, so that a restart is no way round a limit. Times are epoch seconds.
 use super::Wanted;
 use crate::cvd::FileKind;
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Days that are remembered.
@@ -161,12 +162,7 @@ impl Book {
     }
 
     fn count(&mut self, wanted: &Wanted, now_s: u64) -> &mut Count {
-        let today = day(now_s);
-        self.days.entry(today.clone()).or_default();
-        while self.days.len() > DAYS_KEPT {
-            self.days.pop_first();
-        }
-        self.days.entry(today).or_default().entry(Kind::of(wanted)).or_default()
+        on_day(&mut self.days, now_s).entry(Kind::of(wanted)).or_default()
     }
 
     /// What was asked on the day of `now_s`.
@@ -175,43 +171,53 @@ impl Book {
     }
 }
 
+/// What is counted on the day of `now_s`; the oldest days go.
+pub fn on_day<T: Default>(days: &mut BTreeMap<String, T>, now_s: u64) -> &mut T {
+    let today = day(now_s);
+    days.entry(today.clone()).or_default();
+    while days.len() > DAYS_KEPT {
+        days.pop_first();
+    }
+    days.entry(today).or_default()
+}
+
 fn day(now_s: u64) -> String {
     let at = i64::try_from(now_s).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     at.unwrap_or_default().strftime("%Y-%m-%d").to_string()
 }
 
-/// A book that is saved at each change.
+/// A book that is saved at each change. Reading it never waits for the disk.
 pub struct Ledger {
-    book: Mutex<Book>,
+    book: ArcSwap<Book>,
+    /// Held by whoever changes it.
+    writing: Mutex<()>,
     save: Box<dyn Fn(&Book) + Send + Sync>,
 }
 
 impl Ledger {
     /// Goes on with `book`; `save` keeps it.
     pub fn new(book: Book, save: impl Fn(&Book) + Send + Sync + 'static) -> Self {
-        Self { book: Mutex::new(book), save: Box::new(save) }
+        Self { book: ArcSwap::from_pointee(book), writing: Mutex::new(()), save: Box::new(save) }
     }
 
     /// What is noted now.
     pub fn book(&self) -> Book {
-        self.lock().clone()
+        Book::clone(&self.book.load())
     }
 
     /// Changes and saves it.
     pub fn note(&self, change: impl FnOnce(&mut Book)) {
-        let mut book = self.lock();
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.book();
         change(&mut book);
-        (self.save)(&book);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.store(Arc::new(book));
+        (self.save)(&self.book.load());
     }
 }
 
 impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.lock().fmt(f)
+        self.book.load().fmt(f)
     }
 }
 

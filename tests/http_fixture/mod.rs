@@ -3,8 +3,11 @@
 use arc_swap::ArcSwap;
 use cvdmirror::{
     cvd::{Database, FileKind, FileName},
-    http::{Aliases, Freshness, Health, Limits, Metrics, Site, serve},
-    mirror::{Published, Snapshot},
+    http::{Aliases, Freshness, Health, Limits, Metrics, Overview, Site, serve},
+    mirror::{
+        Published, Snapshot,
+        status::{DatabaseStatus, Status},
+    },
 };
 use cvdmirror_store::{NameRecord, ObjectId, Store};
 use std::{
@@ -110,6 +113,19 @@ pub fn snapshot(dir: &Path) -> Snapshot {
     Snapshot { files, databases, confirmed_at_s: Some(1_781_708_400), view }
 }
 
+/// What the page shows beside it: every published database, and nothing that happened.
+pub fn overview(snapshot: &Snapshot) -> Overview {
+    let database = |(name, p): (&Database, &Published)| DatabaseStatus {
+        database: name.to_string(),
+        version: Some(p.version),
+        cvd: Some(p.cvd),
+        chain: p.chain,
+        ..DatabaseStatus::default()
+    };
+    let databases = snapshot.databases.iter().map(database).collect();
+    Overview { status: Status { databases, ..Status::default() }, ..Overview::default() }
+}
+
 pub struct Server {
     pub addr: SocketAddr,
     pub site: Arc<Site>,
@@ -147,6 +163,7 @@ impl Server {
                     .map_or(Freshness::Fresh, |why| Freshness::Stale { why }),
                 remarks: snapshot.databases.keys().map(|db| format!("{db}: held")).collect(),
             }),
+            overview: Box::new(overview),
             unreadable: Box::new(move |error| {
                 if let cvdmirror_store::Error::Rotten { object, .. } = error {
                     told.lock().unwrap().push(*object);

@@ -1,0 +1,89 @@
+// Looks at pages in headless Chromium and prints what it saw, as JSON.
+//
+// node browser.mjs CHROMIUM AXE PROFILE JOBS, a file of [{url, width, dark, shot}]. Speaks the DevTools protocol over
+// a pipe, which needs no port; what it evaluates is not bound by the page's own policy.
+import { spawn } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+
+const [chromium, axe, profile, input] = process.argv.slice(2);
+const jobs = JSON.parse(readFileSync(input, "utf8"));
+const browser = spawn(chromium, [
+  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
+  "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+  `--user-data-dir=${profile}`, "--remote-debugging-pipe", "about:blank",
+], { stdio: ["ignore", "ignore", "inherit", "pipe", "pipe"] });
+const ended = new Promise((end) => browser.once("exit", end));
+
+const waiting = new Map();
+const heard = [];
+let next = 0, rest = "";
+browser.stdio[4].setEncoding("utf8").on("data", (text) => {
+  const parts = (rest + text).split("\0");
+  rest = parts.pop();
+  for (const message of parts.map((part) => JSON.parse(part))) {
+    if (message.id === undefined) heard.forEach((listen) => listen(message));
+    else {
+      const { resolve, reject } = waiting.get(message.id);
+      message.error ? reject(new Error(JSON.stringify(message.error))) : resolve(message.result);
+    }
+  }
+});
+function send(method, params = {}, sessionId) {
+  const id = next++;
+  browser.stdio[3].write(JSON.stringify({ id, method, params, sessionId }) + "\0");
+  return new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
+}
+
+const LOOK = `(async () => {
+  const checks = { runOnly: { type: "tag", values: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] } };
+  const { violations, passes } = await axe.run(document, checks);
+  return {
+    title: document.title,
+    scripts: document.scripts.length,
+    wide: document.documentElement.scrollWidth - window.innerWidth,
+    rules: passes.length,
+    violations: violations.map(({ id, help, nodes }) => ({ id, help, nodes: nodes.slice(0, 3).map((n) => n.html + " " + n.failureSummary) })),
+  };
+})()`;
+
+async function look({ url, width, dark, shot }) {
+  const { targetId } = await send("Target.createTarget", { url: "about:blank" });
+  const { sessionId } = await send("Target.attachToTarget", { targetId, flatten: true });
+  const ask = (method, params) => send(method, params, sessionId);
+  const said = [];
+  const listen = (message) => {
+    if (message.sessionId !== sessionId || message.method !== "Log.entryAdded") return;
+    const { level, text } = message.params.entry;
+    if (level === "error" || level === "warning") said.push(text);
+  };
+  heard.push(listen);
+  await ask("Page.enable");
+  await ask("Log.enable");
+  await ask("Emulation.setDeviceMetricsOverride", { width, height: 900, deviceScaleFactor: 1, mobile: width < 600 });
+  await ask("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }] });
+  const loaded = new Promise((resolve) => heard.push((message) => {
+    if (message.sessionId === sessionId && message.method === "Page.loadEventFired") resolve();
+  }));
+  const { errorText } = await ask("Page.navigate", { url });
+  if (errorText) throw new Error(url + ": " + errorText);
+  await loaded;
+  const evaluate = async (expression) => {
+    const { result, exceptionDetails } = await ask("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
+    if (exceptionDetails) throw new Error(JSON.stringify(exceptionDetails));
+    return result.value;
+  };
+  // As a reader sees it first; the checks then look into what is folded as well.
+  const { data } = await ask("Page.captureScreenshot", { captureBeyondViewport: true });
+  writeFileSync(shot, Buffer.from(data, "base64"));
+  await evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })");
+  await evaluate(readFileSync(axe, "utf8") + ";0");
+  const seen = await evaluate(LOOK);
+  await send("Target.closeTarget", { targetId });
+  return { ...seen, said };
+}
+
+const seen = [];
+for (const job of jobs) seen.push(await look(job));
+console.log(JSON.stringify(seen));
+await send("Browser.close");
+await ended;
