@@ -27,6 +27,9 @@ pub struct Status {
     pub databases: Vec<DatabaseStatus>,
     /// What is wrong with the store, in words.
     pub findings: Vec<String>,
+    /// What a running server remarks around the store, in words that name the fix.
+    #[serde(default)]
+    pub remarks: Vec<String>,
     /// What was asked of the upstream; `None` for a directory.
     pub ledger: Option<Book>,
     /// Packs in the store.
@@ -67,7 +70,7 @@ impl Mirror {
     pub fn status(&self, dir: &DataDir, max_age: Duration) -> Status {
         let snapshot = self.published.load();
         let status = Status::of(dir, &snapshot, &self.remembered(), self.findings(), max_age);
-        Status { serving: true, ledger: self.book(), ..status }
+        Status { serving: true, ledger: self.book(), remarks: self.remarks(), ..status }
     }
 }
 
@@ -153,6 +156,7 @@ impl Status {
             stale_because,
             databases: databases.collect(),
             findings,
+            remarks: Vec::new(),
             ledger: None,
             packs: snapshot.view.packs().len() as u64,
             store_bytes: snapshot.view.packs().iter().map(|pack| pack.file_len()).sum(),
@@ -220,6 +224,9 @@ impl fmt::Display for Status {
         writeln!(f, "store: {} packs, {} bytes", self.packs, self.store_bytes)?;
         for finding in &self.findings {
             writeln!(f, "store: {finding}")?;
+        }
+        for remark in &self.remarks {
+            writeln!(f, "note: {remark}")?;
         }
         if let Some(book) = &self.ledger {
             let today = book.today(now_s);
