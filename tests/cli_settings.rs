@@ -59,7 +59,7 @@ fn a_wrong_value_names_where_it_was_given() {
     for (key, value, why) in [
         ("database", "../daily", "is no database name"),
         ("source", "ftp://example.net", "is neither http://… nor https://… nor dir:PATH"),
-        ("source", "database.clamav.net", "is no URL"),
+        ("source", "database.clamav.net", "has no scheme; write http://database.clamav.net"),
         ("source", "dir:", "is empty"),
         ("txt_record", "no such name", "is no domain name"),
         ("nameserver", "dns.example.net", "is no IP address"),

@@ -15,6 +15,14 @@ pub(super) fn source(text: &str) -> Result<SourceSpec, String> {
     if let Some(dir) = text.strip_prefix("dir:") {
         return Ok(SourceSpec::Directory(path(dir)?));
     }
+    if text.starts_with('/') {
+        return Err(format!("has no scheme; write dir:{text}"));
+    }
+    if !text.contains("://") {
+        return Err(format!(
+            "has no scheme; write http://{text} or https://{text}, or dir:PATH for a directory"
+        ));
+    }
     let url: reqwest::Url =
         text.parse().map_err(|e| format!("is no URL ({e}); write http://… or dir:PATH"))?;
     match url.scheme() {

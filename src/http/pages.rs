@@ -90,6 +90,9 @@ fn write_status(page: &mut String, snapshot: &Snapshot, health: &Health) -> fmt:
         Freshness::Fresh => page.push_str("<p class=fresh>Fresh</p>\n"),
         Freshness::Stale { why } => writeln!(page, "<p class=stale>Stale: {}</p>", Escaped(why))?,
     }
+    for remark in &health.remarks {
+        writeln!(page, "<p class=stale>{}</p>", Escaped(remark))?;
+    }
     match snapshot.confirmed_at_s {
         Some(s) => writeln!(page, "<p>Last confirmed at the source: {}</p>", Date(s))?,
         None => page.push_str("<p>Not yet confirmed at the source.</p>\n"),

@@ -281,13 +281,14 @@ fn date_s(headers: &HeaderMap) -> Option<u64> {
 fn speaks_otherwise(error: &reqwest::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = inner.and_then(|e| e.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
+        let tls = error.downcast_ref::<rustls::Error>();
         let http = error.downcast_ref::<hyper::Error>();
         if matches!(tls, Some(rustls::Error::InvalidMessage(_))) || http.is_some_and(hyper::Error::is_parse) {
             return true;
         }
-        cause = error.source();
+        // An I/O error that carries another one names that one's cause as its own, and not the error itself.
+        let carried = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = carried.map(|e| e as &(dyn std::error::Error + 'static)).or_else(|| error.source());
     }
     false
 }
