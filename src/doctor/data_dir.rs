@@ -58,11 +58,13 @@ fn to_be_made(check: &mut Check, root: &Path) {
 fn made(check: &mut Check, dir: &DataDir) {
     let (store, tmp) = (dir.store(), dir.tmp());
     let staging = if tmp.is_dir() { tmp.as_path() } else { dir.root() };
-    let written = tempfile::tempdir_in(staging).and_then(|probe| {
-        let file = probe.path().join("probe");
-        std::fs::write(&file, [0; 4096])?;
-        Ok(std::fs::hard_link(&file, probe.path().join("link")).is_ok())
-    });
+    let probe = staging.join(format!("doctor-{}", std::process::id()));
+    let link = probe.with_extension("link");
+    let written = std::fs::write(&probe, [0; 4096]).map(|()| std::fs::hard_link(&probe, &link).is_ok());
+    for file in [probe, link] {
+        // One that was not made.
+        let _ = std::fs::remove_file(file);
+    }
     match written {
         Ok(true) => check.say(format!("{} is writable, with hard links", dir.root().display())),
         Ok(false) => check.say(format!(
