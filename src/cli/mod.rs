@@ -121,7 +121,10 @@ pub fn run() -> ExitCode {
         Command::Verify { files, json } => verify::run(&config, &files, json),
         Command::Doctor { freshclam_conf, json } => doctor::run(&config, freshclam_conf.as_deref(), json),
         Command::Config(ConfigCommand::Show) => print(config.show()),
-        Command::Config(ConfigCommand::Check) => print("the settings are right\n"),
+        Command::Config(ConfigCommand::Check) => match config.absent() {
+            absent if absent.is_empty() => print("the settings are right\n"),
+            absent => Err(Failure::Usage(absent.join("\ncvdmirror: "))),
+        },
         Command::Config(ConfigCommand::Dns { resolver }) => dns::run(&config, resolver),
     })
 }
