@@ -4,13 +4,8 @@ use crate::{
     control::Control,
     dns,
     http::{self, Freshness, Health, Limits, Metrics, Overview, Site},
-    mirror::{
-        DataDir, Mirror, OpenError, Settings, Verifier,
-        data_dir::Lock,
-        state::State,
-        status,
-        verify::{CertsError, anchors_in},
-    },
+    mirror::{DataDir, Mirror, OpenError, Settings, Verifier, data_dir::Lock, state::State, status},
+    port_holder,
     source::{
         FetchLimits, Intake, Progress, Source, budget::Ledger, directory::DirectorySource, http::HttpSource,
         txt::TxtResolver,
@@ -22,7 +17,7 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch};
 
 /// How the mirror presents itself to its source: under its own name, never a borrowed one.
-const PRODUCT: &str = concat!("cvdmirror/", env!("CARGO_PKG_VERSION"));
+pub(crate) const PRODUCT: &str = concat!("cvdmirror/", env!("CARGO_PKG_VERSION"));
 /// The first pause after a round that failed; it doubles until it reaches the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(30);
 
@@ -35,11 +30,11 @@ pub enum StartError {
     /// The source.
     #[error("source: {0}")]
     Source(String),
-    /// The CA certificates.
-    #[error("certs_dir: {0}")]
-    Certs(#[from] CertsError),
     /// An address.
-    #[error("cannot listen on {address}: {source}; free it, or give another --listen")]
+    #[error(
+        "cannot listen on {address}: {source}{}; stop that, or write another port: listen = [\"ADDR:PORT\"]",
+        holder(address)
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -47,7 +42,10 @@ pub enum StartError {
         source: io::Error,
     },
     /// The address of the TXT responder.
-    #[error("cannot answer DNS on {address}: {source}; free it, or give another --dns-listen")]
+    #[error(
+        "cannot answer DNS on {address}: {source}{}; stop that, or write another port: dns_listen = \"ADDR:PORT\"",
+        holder(address)
+    )]
     DnsListen {
         /// The address.
         address: SocketAddr,
@@ -70,6 +68,10 @@ pub enum StartError {
         /// The cause.
         source: io::Error,
     },
+}
+
+fn holder(address: &SocketAddr) -> String {
+    port_holder::of(*address).map_or(String::new(), |holder| format!(": {holder} holds it"))
 }
 
 /// Opens the mirror that a configuration describes.
@@ -109,8 +111,9 @@ pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<
         verifier: Verifier {
             keys: config.trust_keys.clone(),
             limits: crate::cvd::Limits::default(),
-            anchors: config.certs_dir.as_deref().map(anchors_in).transpose()?,
+            anchors: None,
         },
+        certs_dir: config.certs_dir.clone(),
     };
     Ok(Mirror::open(&dir, lock, state, settings)?)
 }
@@ -223,7 +226,10 @@ impl Service {
                 let failing = remembered.filter_map(|(database, state)| {
                     Some(format!("{database}: the last check failed: {}", state.last_error?))
                 });
-                Health { freshness, remarks: failing.chain(judge.findings()).collect() }
+                Health {
+                    freshness,
+                    remarks: failing.chain(judge.remarks()).chain(judge.findings()).collect(),
+                }
             }),
             overview: Box::new(move |snapshot| Overview {
                 status: teller.status(&dir, snapshot, max_age),

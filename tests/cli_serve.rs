@@ -104,7 +104,10 @@ fn addresses_are_printed_and_a_taken_one_is_named() {
     let server = program.serve();
     let taken = server.address.to_string();
     let other = Program::new(&upstream.url()).set("listen", &taken);
-    other.run(&["serve"]).exits(1).says([&format!("cannot listen on {taken}: "), "give another --listen"]);
+    other.run(&["serve"]).exits(1).says([
+        &format!("cannot listen on {taken}: "),
+        "holds it; stop that, or write another port: listen = ",
+    ]);
 }
 
 #[test]

@@ -35,6 +35,51 @@ fn an_unknown_key_names_the_nearest() {
 }
 
 #[test]
+fn a_key_unlike_any_is_answered_with_the_choice() {
+    let (ran, _) = with_file("qqqq = 1", &["config", "check"]);
+    let ran = ran.exits(2).never_says("did you mean");
+    ran.says(["unknown key `qqqq`; there are data_dir, database, source, "]);
+}
+
+#[test]
+fn a_misspelt_variable_names_the_nearest() {
+    for (name, nearest) in [
+        ("CVDMIRROR_DATA_DIRS", "CVDMIRROR_DATA_DIR"),
+        ("CVDMIRROR_CHECK_INTERVALL", "CVDMIRROR_CHECK_INTERVAL"),
+        ("CVDMIRROR_LISTENS", "CVDMIRROR_LISTEN"),
+    ] {
+        run(bare().args(["config", "check"]).env(name, "x"))
+            .exits(2)
+            .says([&format!("environment: {name} is no setting's; did you mean `{nearest}`?")]);
+    }
+    // What is unlike any setting is another program's.
+    run(bare().args(["config", "check"]).env("CVDMIRROR_QQQQ", "x")).exits(0);
+}
+
+#[test]
+fn an_address_stands_there_once() {
+    let twice = ["config", "check", "--listen=127.0.0.1:8080,127.0.0.1:8080"];
+    let quoted = "command line: --listen: \"127.0.0.1:8080\" stands there twice; write it once";
+    run(bare().args(twice)).exits(2).says([quoted]);
+    run(bare().args(["config", "check", "--listen=127.0.0.1:0,127.0.0.1:0"])).exits(0);
+}
+
+#[test]
+fn what_the_settings_name_must_be_there() {
+    run(bare().args(["config", "check", "--source=dir:/nonexistent/db", "--certs-dir=/nonexistent/certs"]))
+        .exits(2)
+        .says([
+            "source: /nonexistent/db: No such file or directory (os error 2); write a directory that can be read",
+            "certs_dir: /nonexistent/certs: No such file",
+        ]);
+}
+
+#[test]
+fn help_says_how_a_list_is_given() {
+    run(bare().args(["serve", "--help"])).exits(0).says(["[repeatable, or with commas]"]);
+}
+
+#[test]
 fn a_file_that_does_not_read_is_named() {
     for (text, why) in [
         ("database = [\"daily\"", "cvdmirror.toml"),
@@ -59,13 +104,18 @@ fn a_wrong_value_names_where_it_was_given() {
     for (key, value, why) in [
         ("database", "../daily", "is no database name"),
         ("source", "ftp://example.net", "is neither http://… nor https://… nor dir:PATH"),
-        ("source", "database.clamav.net", "is no URL"),
+        ("source", "database.clamav.net", "has no scheme; write http://database.clamav.net"),
         ("source", "dir:", "is empty"),
         ("txt_record", "no such name", "is no domain name"),
         ("nameserver", "dns.example.net", "is no IP address"),
+        ("nameserver", "192.0.2.1:0", "is no IP address, alone or with a port from 1 on"),
         ("listen", "8080", "is no ADDR:PORT"),
         ("check_interval", "soon", "is no length of time"),
         ("check_interval", "0s", "is no length of time"),
+        ("check_interval", "900000h", "is not from 10 ms to 168 h"),
+        ("check_interval", "1ms", "is not from 10 ms to 168 h"),
+        ("max_age", "900000h", "is not from 10 ms to 8784 h"),
+        ("stall_timeout", "2h", "is not from 10 ms to 1 h"),
         ("aliases", "proxy", "is neither redirect nor direct"),
         ("backfill", "-1", "is no count from 0 to 1000"),
         ("backfill", "100000", "is no count from 0 to 1000"),
@@ -85,8 +135,8 @@ fn a_wrong_value_names_where_it_was_given() {
             .exits(2)
             .says([&format!("environment: {variable}: {quoted}")]);
 
-        let (ran, _) = with_file(&format!("{key} = '{value}'"), &["config", "check"]);
-        ran.exits(2).says([&format!("file: {key}: {quoted}")]);
+        let (ran, path) = with_file(&format!("{key} = '{value}'"), &["config", "check"]);
+        ran.exits(2).says([&format!("{}: {key}: {quoted}", path.display())]);
     }
 }
 

@@ -88,7 +88,7 @@ fn an_address_that_is_taken_is_said_with_what_to_do() {
     ]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(&format!("cannot answer DNS on {address}")), "{said}");
-    assert!(said.contains("give another --dns-listen"), "{said}");
+    assert!(said.contains("write another port: dns_listen = "), "{said}");
 }
 
 #[test]

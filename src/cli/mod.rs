@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 findings, or something could not be done; 2 usage or configuration.
 mod care;
 mod dns;
+mod doctor;
 mod progress;
 mod serve;
 mod status;
@@ -60,6 +61,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Looks for what stands between this site and fresh databases, and says how to mend it; exit 1 on any finding
+    Doctor {
+        /// A client's freshclam.conf to look at as well
+        #[arg(long, value_name = "FILE")]
+        freshclam_conf: Option<PathBuf>,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Shows or checks the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -109,8 +119,12 @@ pub fn run() -> ExitCode {
         Command::Status { json } => status::run(&config, json),
         Command::Store(command) => store::run(&config, command),
         Command::Verify { files, json } => verify::run(&config, &files, json),
+        Command::Doctor { freshclam_conf, json } => doctor::run(&config, freshclam_conf.as_deref(), json),
         Command::Config(ConfigCommand::Show) => print(config.show()),
-        Command::Config(ConfigCommand::Check) => print("the settings are right\n"),
+        Command::Config(ConfigCommand::Check) => match config.absent() {
+            absent if absent.is_empty() => print("the settings are right\n"),
+            absent => Err(Failure::Usage(absent.join("\ncvdmirror: "))),
+        },
         Command::Config(ConfigCommand::Dns { resolver }) => dns::run(&config, resolver),
     })
 }
@@ -181,7 +195,7 @@ impl From<StartError> for Failure {
     fn from(e: StartError) -> Self {
         match e {
             StartError::Open(e) => e.into(),
-            StartError::Source(_) | StartError::Certs(_) => Self::Usage(e.to_string()),
+            StartError::Source(_) => Self::Usage(e.to_string()),
             StartError::DnsZone { .. } => Self::Usage(e.to_string()),
             StartError::Listen { .. } | StartError::DnsListen { .. } | StartError::Control { .. } => {
                 Self::Failed(e.to_string())

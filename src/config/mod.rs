@@ -3,6 +3,7 @@
 //! A setting given on the command line wins over `CVDMIRROR_<OPTION>`, that over the file, that over the default.
 //! Nothing is ignored: an unknown key, a value that does not read, a key given twice is an error that names
 //! where it stands and what to write.
+mod file;
 mod value;
 
 use crate::{
@@ -12,10 +13,11 @@ use crate::{
 };
 use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 use std::{
-    collections::BTreeMap,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -78,6 +80,13 @@ pub const SETTINGS: &[Setting] = &[
     one("stall_timeout", "TIME", "20s", "Longest wait for the source, and for the next piece of a body"),
 ];
 
+const HOUR: Duration = Duration::from_secs(3600);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// How the variables begin.
+const VARIABLES: &str = "CVDMIRROR_";
+
 /// Where a value was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -111,17 +120,25 @@ pub enum ConfigError {
         why: String,
     },
     /// The file has a key that is no setting.
-    #[error("{}: unknown key `{key}`; did you mean `{nearest}`?", path.display())]
+    #[error("{}: unknown key `{key}`; {}", path.display(), instead(nearest))]
     UnknownKey {
         /// The file.
         path: PathBuf,
         /// The key as it stands there.
         key: String,
+        /// The setting most like it, if any is.
+        nearest: Option<&'static str>,
+    },
+    /// The environment has a variable that is no setting's.
+    #[error("environment: {name} is no setting's; did you mean `{}`?", variable(nearest))]
+    UnknownVariable {
+        /// The variable.
+        name: String,
         /// The setting most like it.
         nearest: &'static str,
     },
     /// A value does not read.
-    #[error("{origin}: {}: {value:?} {why}", option(key, *origin))]
+    #[error("{}: {}: {value:?} {why}", place(*origin, file), option(key, *origin))]
     Value {
         /// The setting.
         key: &'static str,
@@ -129,6 +146,8 @@ pub enum ConfigError {
         value: String,
         /// Where.
         origin: Origin,
+        /// The file, if there is one.
+        file: Option<PathBuf>,
         /// What is wrong and what to write.
         why: String,
     },
@@ -206,7 +225,11 @@ pub fn args() -> impl Iterator<Item = Arg> {
             .value_name(setting.value)
             .env(variable(setting.key))
             .hide_env(true)
-            .help(format!("{}{default}", setting.help))
+            .help(format!(
+                "{}{default}{}",
+                setting.help,
+                if setting.repeats { " [repeatable, or with commas]" } else { "" }
+            ))
             .help_heading("Settings")
             .global(true);
         if setting.repeats { arg.action(ArgAction::Append).value_delimiter(',') } else { arg }
@@ -215,7 +238,22 @@ pub fn args() -> impl Iterator<Item = Arg> {
 }
 
 fn variable(key: &str) -> String {
-    format!("CVDMIRROR_{}", key.to_ascii_uppercase())
+    format!("{VARIABLES}{}", key.to_ascii_uppercase())
+}
+
+/// A variable that is nearly a setting's was meant to be it; one unlike any is another program's.
+fn check_variables() -> Result<(), ConfigError> {
+    for (name, _) in std::env::vars_os() {
+        let Some(key) = name.to_str().and_then(|name| name.strip_prefix(VARIABLES)) else { continue };
+        if key == "CONFIG" || SETTINGS.iter().any(|s| *variable(s.key) == *name) {
+            continue;
+        }
+        if let Some(nearest) = file::nearest(&key.to_ascii_lowercase()) {
+            let name = name.to_string_lossy().into_owned();
+            return Err(ConfigError::UnknownVariable { name, nearest });
+        }
+    }
+    Ok(())
 }
 
 impl Config {
@@ -224,9 +262,11 @@ impl Config {
     /// # Errors
     /// See [`ConfigError`].
     pub fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
+        check_variables()?;
         let mut given = BTreeMap::new();
-        if let Some(path) = matches.get_one::<String>("config") {
-            read_file(Path::new(path), &mut given)?;
+        let path = matches.get_one::<String>("config").map(PathBuf::from);
+        if let Some(path) = &path {
+            file::read(path, &mut given)?;
         }
         for setting in SETTINGS {
             let origin = match matches.value_source(setting.key) {
@@ -241,11 +281,14 @@ impl Config {
             let values = || setting.default.split(',').map(str::to_owned).collect();
             given.entry(setting.key).or_insert_with(|| (values(), Origin::Default));
         }
-        Self::read(given)
+        Self::read(given, path)
     }
 
-    fn read(given: BTreeMap<&'static str, (Vec<String>, Origin)>) -> Result<Self, ConfigError> {
-        let get = Given(&given);
+    fn read(
+        given: BTreeMap<&'static str, (Vec<String>, Origin)>,
+        file: Option<PathBuf>,
+    ) -> Result<Self, ConfigError> {
+        let get = Given { given: &given, file };
         let dns_listen = get.optional("dns_listen", value::socket)?;
         let dns_zone = get.optional("dns_zone", value::zone)?;
         let dns = match (dns_listen, dns_zone) {
@@ -270,7 +313,7 @@ impl Config {
             cvds: keep.iter().rev().find_map(|(d, count)| d.is_none().then_some(*count)).unwrap_or(2),
             cvds_of: keep.into_iter().filter_map(|(d, count)| Some((d?, count))).collect(),
             cdiffs_s: 86_400 * u64::from(get.required("keep_cdiff_days", |s| value::count(s, 36_500))?),
-            grace_s: get.required("grace", value::duration)?.as_secs(),
+            grace_s: get.required("grace", |s| value::duration(s, YEAR))?.as_secs(),
         };
         Ok(Self {
             data_dir: match get.optional("data_dir", value::path)? {
@@ -285,8 +328,8 @@ impl Config {
             nameserver: get.optional("nameserver", value::nameserver)?,
             certs_dir: get.optional("certs_dir", value::path)?,
             trust_keys: get.optional("trust_keys", value::trust_keys)?.unwrap_or_else(TrustKeys::talos),
-            listen: get.all("listen", value::socket)?,
-            check_interval: get.required("check_interval", value::duration)?,
+            listen: get.addresses("listen")?,
+            check_interval: get.required("check_interval", |s| value::duration(s, WEEK))?,
             dns,
             aliases: get.required("aliases", |s| match s {
                 "redirect" => Ok(Aliases::Redirect),
@@ -295,10 +338,24 @@ impl Config {
             })?,
             backfill: get.required("backfill", |s| value::count(s, 1000))?,
             retention,
-            max_age: get.required("max_age", value::duration)?,
-            stall_timeout: get.required("stall_timeout", value::duration)?,
+            max_age: get.required("max_age", |s| value::duration(s, YEAR))?,
+            stall_timeout: get.required("stall_timeout", |s| value::duration(s, HOUR))?,
             given,
         })
+    }
+
+    /// What the settings name and is not there, in words.
+    pub fn absent(&self) -> Vec<String> {
+        let source = match &self.source {
+            SourceSpec::Directory(path) => Some(path),
+            SourceSpec::Http(_) => None,
+        };
+        let named = [("source", source), ("certs_dir", self.certs_dir.as_ref())];
+        let unread = |(key, path): (&str, Option<&PathBuf>)| {
+            let (path, e) = path.and_then(|path| Some((path, std::fs::read_dir(path).err()?)))?;
+            Some(format!("{key}: {}: {e}; write a directory that can be read", path.display()))
+        };
+        named.into_iter().filter_map(unread).collect()
     }
 
     /// Whether the mirror could be led to its own TXT record: it asks for the very name that it serves, through the
@@ -334,7 +391,11 @@ impl Config {
 }
 
 /// Reads settings out of what was given.
-struct Given<'a>(&'a BTreeMap<&'static str, (Vec<String>, Origin)>);
+struct Given<'a> {
+    given: &'a BTreeMap<&'static str, (Vec<String>, Origin)>,
+    /// The file of those that came from one.
+    file: Option<PathBuf>,
+}
 
 impl Given<'_> {
     fn all<T>(
@@ -342,7 +403,7 @@ impl Given<'_> {
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Vec<T>, ConfigError> {
-        let Some((values, origin)) = self.0.get(key) else { return Ok(Vec::new()) };
+        let Some((values, origin)) = self.given.get(key) else { return Ok(Vec::new()) };
         values
             .iter()
             .map(|value| {
@@ -350,10 +411,22 @@ impl Given<'_> {
                     key,
                     value: value.clone(),
                     origin: *origin,
+                    file: self.file.clone(),
                     why,
                 })
             })
             .collect()
+    }
+
+    /// Addresses, none of them twice; port 0 takes another one each time.
+    fn addresses(&self, key: &'static str) -> Result<Vec<SocketAddr>, ConfigError> {
+        let seen = RefCell::new(BTreeSet::new());
+        self.all(key, |text| match value::socket(text)? {
+            address if address.port() != 0 && !seen.borrow_mut().insert(address) => {
+                Err("stands there twice; write it once".into())
+            }
+            address => Ok(address),
+        })
     }
 
     fn optional<T>(
@@ -373,51 +446,19 @@ impl Given<'_> {
     }
 }
 
-fn read_file(
-    path: &Path,
-    given: &mut BTreeMap<&'static str, (Vec<String>, Origin)>,
-) -> Result<(), ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
-    let syntax = |why: String| ConfigError::Syntax { path: path.into(), why };
-    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| syntax(e.to_string()))?;
-    for (key, value) in table {
-        let setting = setting(&key).ok_or_else(|| ConfigError::UnknownKey {
-            path: path.into(),
-            key: key.clone(),
-            nearest: nearest(&key),
-        })?;
-        let values: Option<Vec<String>> = match value {
-            toml::Value::Array(values) if setting.repeats => values.iter().map(scalar).collect(),
-            value => scalar(&value).map(|value| vec![value]),
-        };
-        let values = values.filter(|values| !values.is_empty()).ok_or_else(|| {
-            let form = if setting.repeats { "a text or a list of texts" } else { "a text or a number" };
-            syntax(format!("`{key}` must be {form}, as in {key} = \"{}\"", setting.value))
-        })?;
-        if given.insert(setting.key, (values, Origin::File)).is_some() {
-            return Err(syntax(format!("`{}` stands there twice, with - and with _", setting.key)));
-        }
+/// Where a value was given, for people: the file by its path.
+fn place(origin: Origin, file: &Option<PathBuf>) -> String {
+    match file.as_ref().filter(|_| origin == Origin::File) {
+        Some(path) => path.display().to_string(),
+        None => origin.to_string(),
     }
-    Ok(())
 }
 
-/// The setting a file key means: `check-interval` reads as `check_interval`, and a list may be in the plural.
-fn setting(key: &str) -> Option<&'static Setting> {
-    let key = key.replace('-', "_");
-    SETTINGS.iter().find(|s| s.key == key || (s.repeats && key.strip_suffix('s') == Some(s.key)))
-}
-
-fn nearest(key: &str) -> &'static str {
-    let likeness = |setting: &&Setting| (strsim::jaro_winkler(key, setting.key) * 1e6) as u64;
-    SETTINGS.iter().max_by_key(likeness).map_or("", |setting| setting.key)
-}
-
-fn scalar(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        _ => None,
+/// What to write instead of an unknown key: the setting most like it, or the choice.
+fn instead(nearest: &Option<&'static str>) -> String {
+    match nearest {
+        Some(key) => format!("did you mean `{key}`?"),
+        None => format!("there are {}", SETTINGS.iter().map(|s| s.key).collect::<Vec<_>>().join(", ")),
     }
 }
 

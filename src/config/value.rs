@@ -7,6 +7,9 @@ use std::{
     time::Duration,
 };
 
+/// The shortest time that is anything but a mistake.
+const LEAST: Duration = Duration::from_millis(10);
+
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("is empty; write a path".into()) } else { Ok(text.into()) }
 }
@@ -14,6 +17,14 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
 pub(super) fn source(text: &str) -> Result<SourceSpec, String> {
     if let Some(dir) = text.strip_prefix("dir:") {
         return Ok(SourceSpec::Directory(path(dir)?));
+    }
+    if text.starts_with('/') {
+        return Err(format!("has no scheme; write dir:{text}"));
+    }
+    if !text.contains("://") {
+        return Err(format!(
+            "has no scheme; write http://{text} or https://{text}, or dir:PATH for a directory"
+        ));
     }
     let url: reqwest::Url =
         text.parse().map_err(|e| format!("is no URL ({e}); write http://… or dir:PATH"))?;
@@ -45,7 +56,9 @@ pub(super) fn nameserver(text: &str) -> Result<SocketAddr, String> {
     let port = 53;
     text.parse()
         .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)))
-        .map_err(|_| "is no IP address, alone or with a port".into())
+        .ok()
+        .filter(|address| address.port() != 0)
+        .ok_or_else(|| "is no IP address, alone or with a port from 1 on".into())
 }
 
 pub(super) fn zone(text: &str) -> Result<String, String> {
@@ -61,11 +74,16 @@ pub(super) fn zone(text: &str) -> Result<String, String> {
     }
 }
 
-/// A time as people write it: `15m`, `90s`, `1h 30m`, `500ms`; never zero.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+/// A time as people write it: `15m`, `90s`, `1h 30m`, `500ms`; never zero, and no longer than anybody can mean.
+pub(super) fn duration(text: &str, most: Duration) -> Result<Duration, String> {
     let why = || "is no length of time; write 15m, 90s or 12h".to_owned();
     let span: jiff::SignedDuration = text.parse().map_err(|_| why())?;
-    Duration::try_from(span).ok().filter(|d| !d.is_zero()).ok_or_else(why)
+    let duration = Duration::try_from(span).map_err(|_| why())?;
+    match (LEAST..=most).contains(&duration) {
+        true => Ok(duration),
+        false if duration.is_zero() => Err(why()),
+        false => Err(format!("is not from 10 ms to {} h", most.as_secs() / 3600)),
+    }
 }
 
 pub(super) fn trust_keys(file: &str) -> Result<TrustKeys, String> {

@@ -36,7 +36,7 @@ const UNDERSTOOD: [ObjectIdentifier; 5] = [
 ];
 
 /// The certificates an operator trusts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Anchors(Vec<Certificate>);
 
 /// Why a text holds no certificates.
@@ -107,6 +107,21 @@ impl Anchors {
     /// Says whether nothing is trusted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Those that are not valid at `now_s` (epoch), and why.
+    pub fn invalid_at(&self, now_s: u64) -> Vec<ChainError> {
+        let judge = |certificate: &Certificate| {
+            let validity = certificate.tbs_certificate().validity();
+            if now_s < validity.not_before.to_unix_duration().as_secs() {
+                Some(error(certificate, ChainRule::NotYetValid))
+            } else if now_s > validity.not_after.to_unix_duration().as_secs() {
+                Some(error(certificate, ChainRule::Expired))
+            } else {
+                None
+            }
+        };
+        self.0.iter().filter_map(judge).collect()
     }
 
     /// Checks that a signer's certificate leads to a trusted one, over `bundle` where needed, at `now_s` (epoch).

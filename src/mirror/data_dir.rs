@@ -57,6 +57,17 @@ impl DataDir {
         self.root.join("control")
     }
 
+    /// The process that holds the lock, if one does. For a moment nobody else can take it.
+    pub fn holder(&self) -> Option<u32> {
+        let file = File::open(self.root.join("lock")).ok()?;
+        if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            return None;
+        }
+        let mut text = String::new();
+        file.take(32).read_to_string(&mut text).ok()?;
+        text.trim().parse().ok()
+    }
+
     /// Creates what is missing and takes the lock.
     ///
     /// # Errors

@@ -23,6 +23,11 @@ pub(super) struct Door {
 }
 
 impl Door {
+    /// Judges those again that were turned away: what is trusted has changed.
+    pub(super) fn reconsider(&mut self) {
+        self.refused.clear();
+    }
+
     /// Judges every file of the store directory.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ pub mod snapshot;
 pub mod state;
 pub mod status;
 mod sync;
+mod trust;
 pub mod verify;
 
 pub use data_dir::DataDir;
@@ -38,6 +39,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
+use trust::Trust;
 
 /// Why a mirror cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +72,7 @@ pub enum OpenError {
     #[error(transparent)]
     Store(#[from] cvdmirror_store::Error),
     /// A file or directory cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), cvdmirror_store::remedy(source))]
     Io {
         /// The path.
         path: PathBuf,
@@ -120,7 +122,7 @@ pub struct Mirror {
     backfill: u32,
     retention: Retention,
     source: Source,
-    verifier: Verifier,
+    trust: Trust,
     door: Mutex<Door>,
     store: Store,
     state: Arc<State>,
@@ -147,6 +149,8 @@ pub struct Settings {
     pub source: Source,
     /// What makes a file fit to be stored.
     pub verifier: Verifier,
+    /// Where its CA certificates are read from, at each round.
+    pub certs_dir: Option<PathBuf>,
 }
 
 impl Mirror {
@@ -161,7 +165,8 @@ impl Mirror {
         settings: Settings,
     ) -> Result<Self, OpenError> {
         let mut door = Door::default();
-        let judged = door.judge(&dir.store(), &state, &settings.verifier)?;
+        let trust = Trust::new(settings.verifier, settings.certs_dir);
+        let judged = door.judge(&dir.store(), &state, &trust.verifier())?;
         let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), judged.trusted)?;
         let mut findings = judged.findings;
         findings.extend(conflicts.iter().map(ToString::to_string));
@@ -184,7 +189,7 @@ impl Mirror {
             backfill: settings.backfill,
             retention: settings.retention,
             source: settings.source,
-            verifier: settings.verifier,
+            trust,
             door: Mutex::new(door),
             store,
             state,
@@ -206,6 +211,22 @@ impl Mirror {
     /// What is wrong with the store, in words.
     pub fn findings(&self) -> Vec<String> {
         self.findings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is not as it should be around the store, in words that name the fix: the certificates and the clock.
+    fn surroundings(&self) -> Vec<String> {
+        self.trust.fault().into_iter().chain(self.source.clock()).collect()
+    }
+
+    /// The same, and what did not agree at the source when it was last asked.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = self.surroundings();
+        let round = self.last_round();
+        for database in round.iter().flat_map(|round| &round.databases) {
+            let said = database.newest.iter().flat_map(|newest| &newest.remarks);
+            remarks.extend(said.map(|remark| format!("{}: {remark}", database.database)));
+        }
+        remarks
     }
 
     /// The databases it mirrors, and what is remembered of each.
@@ -240,7 +261,10 @@ impl Mirror {
     /// Looks at the store directory again: packs put in by hand are judged, and published if they are fit.
     fn look_again(&self) -> Result<(), OpenError> {
         let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
-        let judged = door.judge(self.store.dir(), &self.state, &self.verifier)?;
+        if self.trust.refresh() {
+            door.reconsider();
+        }
+        let judged = door.judge(self.store.dir(), &self.state, &self.trust.verifier())?;
         let mut findings = judged.findings;
         findings.extend(self.store.adopt(judged.trusted).iter().map(ToString::to_string));
         let view = self.store.view();

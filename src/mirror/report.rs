@@ -14,6 +14,9 @@ pub struct Round {
     pub databases: Vec<DatabaseRound>,
     /// What is wrong with the store, in words.
     pub findings: Vec<String>,
+    /// What is not as it should be around the store, in words that name the fix.
+    #[serde(default)]
+    pub remarks: Vec<String>,
 }
 
 /// One database in a round.
@@ -116,6 +119,9 @@ impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for finding in &self.findings {
             writeln!(f, "store: {finding}")?;
+        }
+        for remark in &self.remarks {
+            writeln!(f, "note: {remark}")?;
         }
         for database in &self.databases {
             database.fmt(f)?;

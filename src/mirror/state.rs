@@ -129,7 +129,7 @@ impl Readable for redb::ReadOnlyDatabase {
 
 /// The state file could not be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", path.display())]
+#[error("{}: {source}{}", path.display(), remedy(source))]
 pub struct StateError {
     path: PathBuf,
     source: redb::Error,
@@ -453,6 +453,13 @@ impl<D: Readable> State<D> {
             Ok(value.and_then(|guard| serde_json::from_str(guard.value()).ok()))
         });
         value.map_err(|source| StateError { path: self.path.clone(), source })
+    }
+}
+
+fn remedy(error: &redb::Error) -> &'static str {
+    match error {
+        redb::Error::Io(e) => cvdmirror_store::remedy(e),
+        _ => "",
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Status {
     pub databases: Vec<DatabaseStatus>,
     /// What is wrong with the store, in words.
     pub findings: Vec<String>,
+    /// What a running server remarks around the store, in words that name the fix.
+    #[serde(default)]
+    pub remarks: Vec<String>,
     /// What was asked of the upstream; `None` for a directory.
     pub ledger: Option<Book>,
     /// Packs in the store.
@@ -68,7 +71,7 @@ impl Mirror {
     /// Says how the running mirror is; `snapshot` is what it has published. Never waits for the disk.
     pub fn status(&self, dir: &DataDir, snapshot: &Snapshot, max_age: Duration) -> Status {
         let status = Status::of(dir, snapshot, &self.remembered(), self.findings(), max_age);
-        Status { serving: true, ledger: self.book(), ..status }
+        Status { serving: true, ledger: self.book(), remarks: self.remarks(), ..status }
     }
 }
 
@@ -156,6 +159,7 @@ impl Status {
             stale_because,
             databases: databases.collect(),
             findings,
+            remarks: Vec::new(),
             ledger: None,
             packs: snapshot.view.packs().len() as u64,
             store_bytes: snapshot.view.packs().iter().map(|pack| pack.file_len()).sum(),
@@ -232,6 +236,9 @@ impl fmt::Display for Status {
         writeln!(f, "store: {} packs, {} bytes", self.packs, self.store_bytes)?;
         for finding in &self.findings {
             writeln!(f, "store: {finding}")?;
+        }
+        for remark in &self.remarks {
+            writeln!(f, "note: {remark}")?;
         }
         if let Some(book) = &self.ledger {
             let today = book.today(now_s);

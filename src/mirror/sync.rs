@@ -56,6 +56,10 @@ impl Mirror {
             }
         }
         round.findings.extend(self.findings());
+        round.remarks = self.surroundings();
+        for remark in &round.remarks {
+            tracing::warn!("{remark}");
+        }
         round.took_ms = started.elapsed().as_millis() as u64;
         tokio::task::block_in_place(|| self.note(&round));
         self.last_round.store(Arc::new(Some(round.clone())));
@@ -269,7 +273,8 @@ impl Mirror {
                 let header = Header::parse(&bytes).map_err(|e| refused(e.to_string()))?;
                 if matches!(wanted, Wanted::Header(..)) {
                     // One that lies would cost a rebuild, and then a full file to find that out.
-                    cvd::verify_header(&header, &self.verifier.keys).map_err(|e| refused(e.to_string()))?;
+                    cvd::verify_header(&header, &self.trust.verifier().keys)
+                        .map_err(|e| refused(e.to_string()))?;
                     work.answers.header = Some(header.version);
                     work.header = Some(bytes);
                     return Ok(Accepted::used(*asked, header.version));
@@ -289,9 +294,10 @@ impl Mirror {
             };
         }
         let bytes = fetched.staged.reader().map_err(read)?;
+        let verifier = self.trust.verifier();
         let proof = match signed {
-            Some(signed) => self.verifier.verify_sign(bytes, signed.reader().map_err(read)?),
-            None => self.verifier.verify(&name, bytes),
+            Some(signed) => verifier.verify_sign(bytes, signed.reader().map_err(read)?),
+            None => verifier.verify(&name, bytes),
         };
         let proof = proof.map_err(refused)?;
         self.put(work, &name, &fetched.staged, &fetched.origin, proof)?;
@@ -376,7 +382,7 @@ impl Mirror {
             let object = view.open(&record.object)?.ok_or_else(|| format!("{name} has no object"))?;
             Ok(Reading::new(object))
         };
-        let Verifier { keys, limits, .. } = &self.verifier;
+        let Verifier { keys, limits, .. } = &*self.trust.verifier();
         let mut patches = Vec::new();
         for version in base + 1..=version {
             let name = FileName::new(database, version, FileKind::Cdiff);

@@ -4,12 +4,19 @@ use super::{
     budget::{Ledger, Policy},
     staging::{Intake, Staging},
 };
-use crate::{clock::epoch_s, cvd::HEADER_BYTES};
+use crate::{
+    clock::{self, epoch_s},
+    cvd::HEADER_BYTES,
+};
 use reqwest::{
     Client, Response, StatusCode, Url,
     header::{self, HeaderMap, HeaderValue},
 };
-use std::{error::Error as _, time::SystemTime};
+use std::{
+    error::Error as _,
+    sync::atomic::{AtomicI64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
 use tokio::time::{Instant, timeout};
 
 /// Headers in which caches on the way speak of themselves.
@@ -24,6 +31,8 @@ pub(super) struct Getter {
     pub(super) intake: Intake,
     ledger: Ledger,
     policy: Policy,
+    /// Our clock against the `Date` of the last answer that had one: seconds ahead, 0 while they agree.
+    off_by_s: AtomicI64,
 }
 
 /// An answer to a conditional request.
@@ -50,7 +59,12 @@ impl Getter {
         }
         let client = builder.build().map_err(|e| format!("no TLS client: {}", causes(&e)))?;
         let policy = Policy::towards(base.host_str().unwrap_or_default());
-        Ok(Self { client, intake, ledger, policy })
+        Ok(Self { client, intake, ledger, policy, off_by_s: AtomicI64::new(0) })
+    }
+
+    /// How far this machine's clock is ahead, seconds; nothing while the clocks agree.
+    pub(super) fn off_by_s(&self) -> Option<i64> {
+        Some(self.off_by_s.load(Ordering::Relaxed)).filter(|off| *off != 0)
     }
 
     /// What was asked so far.
@@ -135,12 +149,18 @@ impl Getter {
         let request = self.client.get(url.clone()).headers(with(HeaderMap::new()));
         let response = match timeout(self.intake.limits.stall, request.send()).await {
             Ok(Ok(response)) => response,
+            Ok(Err(e)) if speaks_otherwise(&e) => {
+                return Err(FetchError::WrongScheme { url: url.clone(), why: causes(&e) });
+            }
             Ok(Err(e)) => return Err(FetchError::Unreachable { url: url.to_string(), why: causes(&e) }),
             Err(_) => {
                 let what = "no answer came in time,";
                 return Err(FetchError::TooSlow { origin: url.to_string(), what, got_bytes: 0 });
             }
         };
+        if let Some(theirs_s) = date_s(response.headers()) {
+            self.off_by_s.store(clock::off_by(epoch_s(), theirs_s).unwrap_or(0), Ordering::Relaxed);
+        }
         let url = || response.url().to_string();
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED => Ok(response),
@@ -247,6 +267,30 @@ fn retry_after_s(headers: &HeaderMap) -> Option<u64> {
         let date = httpdate::parse_http_date(value).ok()?;
         Some(date.duration_since(SystemTime::now()).map_or(0, |d| d.as_secs()))
     })
+}
+
+/// What the sender's clock says now: `Date` is when the answer was made, `Age` how long caches have kept it since
+/// (RFC 9110 section 6.6.1, RFC 9111 section 5.1).
+fn date_s(headers: &HeaderMap) -> Option<u64> {
+    let date = httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()?;
+    let age_s: u64 = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or(0);
+    Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs().saturating_add(age_s))
+}
+
+/// Whether something answered and spoke another protocol: no TLS where TLS was asked, or no HTTP.
+fn speaks_otherwise(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let tls = error.downcast_ref::<rustls::Error>();
+        let http = error.downcast_ref::<hyper::Error>();
+        if matches!(tls, Some(rustls::Error::InvalidMessage(_))) || http.is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        // An I/O error that carries another one names that one's cause as its own, and not the error itself.
+        let carried = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = carried.map(|e| e as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+    }
+    false
 }
 
 /// Whether a body ended before its announced length.

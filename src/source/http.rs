@@ -11,7 +11,7 @@ use super::{
     txt::TxtResolver,
 };
 use crate::{
-    clock::{ago, epoch_s},
+    clock::{self, ago, epoch_s},
     cvd::{Database, HEADER_BYTES, Header},
 };
 use reqwest::{Url, header::HeaderValue};
@@ -59,6 +59,11 @@ impl HttpSource {
         self.getter.ledger()
     }
 
+    /// How far this machine's clock is ahead of the upstream's `Date`, seconds; nothing while they agree.
+    pub fn off_by_s(&self) -> Option<i64> {
+        self.getter.off_by_s()
+    }
+
     /// What it stages with.
     pub fn intake(&self) -> &Intake {
         &self.getter.intake
@@ -76,6 +81,10 @@ impl HttpSource {
                 Ok(said) => {
                     let version = said.version;
                     let age_s = epoch_s().saturating_sub(said.time_s.unwrap_or_default());
+                    let ahead = said.time_s.and_then(|at_s| clock::off_by(epoch_s(), at_s));
+                    if let Some(off) = ahead.filter(|off| *off < 0) {
+                        remarks.push(clock::remark(off, "the TXT record's time"));
+                    }
                     if let Some(version) = version.filter(|_| age_s <= TXT_MAX_AGE_S) {
                         return Ok(Newest {
                             version,

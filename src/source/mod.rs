@@ -199,8 +199,21 @@ pub enum FetchError {
         /// Bytes that came.
         got_bytes: u64,
     },
+    /// What answers does not speak the scheme of the URL.
+    #[error(
+        "{url}: what answers there speaks no {} ({why}); if it speaks {}, write source = \"{}\"",
+        url.scheme(), by_other_scheme(url).scheme(), by_other_scheme(url)
+    )]
+    WrongScheme {
+        /// URL asked.
+        url: reqwest::Url,
+        /// The chain of causes.
+        why: String,
+    },
     /// No connection, or it broke.
-    #[error("{url}: {why}")]
+    #[error(
+        "{url}: {why}; see that the source runs and that the network, or a proxy, leads to it: it is asked again by itself"
+    )]
     Unreachable {
         /// URL asked.
         url: String,
@@ -222,7 +235,7 @@ pub enum FetchError {
         path: PathBuf,
     },
     /// Staging, or reading a directory source, failed.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), cvdmirror_store::remedy(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -247,6 +260,14 @@ pub enum FetchError {
     },
 }
 
+/// The directory of a URL by the other scheme; a port that is the scheme's own goes with it.
+pub(crate) fn by_other_scheme(url: &reqwest::Url) -> reqwest::Url {
+    let mut other = url.join(".").unwrap_or_else(|_| url.clone());
+    // Fails for schemes without a host alone, and a source has one.
+    let _ = other.set_scheme(if url.scheme() == "https" { "http" } else { "https" });
+    other
+}
+
 /// Where files come from.
 #[derive(Debug)]
 pub enum Source {
@@ -261,6 +282,14 @@ impl Source {
     pub fn book(&self) -> Option<budget::Book> {
         match self {
             Self::Http(source) => Some(source.ledger().book()),
+            Self::Directory(_) => None,
+        }
+    }
+
+    /// How far this machine's clock is off by the source's, in words; nothing while they agree.
+    pub fn clock(&self) -> Option<String> {
+        match self {
+            Self::Http(source) => source.off_by_s().map(|off| crate::clock::remark(off, "the source's")),
             Self::Directory(_) => None,
         }
     }

@@ -7,7 +7,7 @@ use std::{io, path::Path, path::PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused. ENOSPC, EROFS, EFBIG and EMFILE come through here: look at `source.kind()`.
-    #[error("cannot {op} {}: {source}", path.display())]
+    #[error("cannot {op} {}: {source}{}", path.display(), remedy(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -222,5 +222,29 @@ impl Error {
             source.kind(),
             io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
         ))
+    }
+}
+
+/// What mends an answer of the operating system, to be said after it; empty where the answer says it itself.
+pub fn remedy(error: &io::Error) -> &'static str {
+    use io::ErrorKind::{
+        CrossesDevices, FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    /// "Too many open files", on Linux and the BSDs: std has no kind for it.
+    const EMFILE: i32 = 24;
+    match error.kind() {
+        StorageFull | QuotaExceeded => {
+            "; the disk is full: free space on it, or move the data directory to a larger one"
+        }
+        ReadOnlyFilesystem => "; the file system is read-only: mount it writable",
+        PermissionDenied => "; let the user that runs this program own it (chown -R)",
+        CrossesDevices => {
+            "; store/ and tmp/ must be on one file system: mount it at the data directory, not inside it"
+        }
+        FileTooLarge => "; the limit on the length of files is too low: raise it (LimitFSIZE=, ulimit -f)",
+        _ if error.raw_os_error() == Some(EMFILE) => {
+            "; too few files may be open: raise the limit (LimitNOFILE=, ulimit -n)"
+        }
+        _ => "",
     }
 }

@@ -72,7 +72,7 @@ mod view;
 mod writer;
 
 pub use check::{Progress, Proven, check_len, check_pack, check_view};
-pub use error::Error;
+pub use error::{Error, remedy};
 pub use finding::{Finding, ForeignKind, Severity};
 pub use object_id::{Hasher, ObjectId};
 pub use pack::{NameRecord, Pack, PackId};

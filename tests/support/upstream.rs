@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// What is answered for one path.
@@ -45,6 +46,8 @@ pub struct Asked {
 struct Script {
     answers: Mutex<BTreeMap<String, Answer>>,
     log: Mutex<Vec<Asked>>,
+    /// How far its clock is ahead of ours, seconds, once it tells its time.
+    clock_s: Mutex<Option<i64>>,
 }
 
 /// The running upstream; its threads end with the test process.
@@ -110,6 +113,11 @@ impl Upstream {
         self.script.answers.lock().unwrap().insert(target.into(), answer);
     }
 
+    /// From now on every answer has a `Date`, of a clock that is so many seconds ahead of ours.
+    pub fn tells_time(&self, ahead_s: i64) {
+        *self.script.clock_s.lock().unwrap() = Some(ahead_s);
+    }
+
     pub fn remove(&self, target: &str) {
         self.script.answers.lock().unwrap().remove(target);
     }
@@ -149,14 +157,19 @@ impl Script {
             answers.get(&asked.target).or_else(|| answers.get(path)).cloned()
         };
         let answer = answer.unwrap_or_else(|| Answer::Status(404, String::new(), b"not here".to_vec()));
-        send(stream, answer, asked.range.as_deref())
+        let date = self.clock_s.lock().unwrap().map(|ahead_s| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let told = UNIX_EPOCH + Duration::from_secs(now.as_secs().checked_add_signed(ahead_s).unwrap());
+            format!("Date: {}\r\n", httpdate::fmt_http_date(told))
+        });
+        send(stream, answer, asked.range.as_deref(), &date.unwrap_or_default())
     }
 }
 
-fn send(mut stream: TcpStream, answer: Answer, range: Option<&str>) -> std::io::Result<()> {
+fn send(mut stream: TcpStream, answer: Answer, range: Option<&str>, date: &str) -> std::io::Result<()> {
     let mut head = |status: u16, fields: &str, length: Option<u64>| {
         let length = length.map(|n| format!("Content-Length: {n}\r\n")).unwrap_or_default();
-        write!(stream, "HTTP/1.1 {status} .\r\nConnection: close\r\n{fields}{length}\r\n")
+        write!(stream, "HTTP/1.1 {status} .\r\nConnection: close\r\n{date}{fields}{length}\r\n")
     };
     match answer {
         Answer::File(bytes) => match range.and_then(|range| within(range, bytes.len())) {
@@ -179,7 +192,7 @@ fn send(mut stream: TcpStream, answer: Answer, range: Option<&str>) -> std::io::
             stream.write_all(&body)
         }
         Answer::Redirect(to) => head(302, &format!("Location: {to}\r\n"), Some(0)),
-        Answer::Split(part, whole) => send(stream, if range.is_some() { *part } else { *whole }, range),
+        Answer::Split(part, whole) => send(stream, if range.is_some() { *part } else { *whole }, range, date),
         Answer::Announced(length, bytes) => {
             head(200, "", Some(length))?;
             stream.write_all(&bytes)

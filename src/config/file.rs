@@ -1,0 +1,57 @@
+//! The settings file: TOML whose every key is a setting.
+use super::{ConfigError, Origin, SETTINGS, Setting};
+use std::{collections::BTreeMap, path::Path};
+
+/// Less like it than this (Jaro-Winkler, 0 to 1), a setting is not what was meant.
+const LIKE: f64 = 0.8;
+
+/// Reads a file into what was given.
+pub(super) fn read(
+    path: &Path,
+    given: &mut BTreeMap<&'static str, (Vec<String>, Origin)>,
+) -> Result<(), ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let syntax = |why: String| ConfigError::Syntax { path: path.into(), why };
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| syntax(e.to_string()))?;
+    for (key, value) in table {
+        let setting = setting(&key).ok_or_else(|| ConfigError::UnknownKey {
+            path: path.into(),
+            key: key.clone(),
+            nearest: nearest(&key),
+        })?;
+        let values: Option<Vec<String>> = match value {
+            toml::Value::Array(values) if setting.repeats => values.iter().map(scalar).collect(),
+            value => scalar(&value).map(|value| vec![value]),
+        };
+        let values = values.filter(|values| !values.is_empty()).ok_or_else(|| {
+            let form = if setting.repeats { "a text or a list of texts" } else { "a text or a number" };
+            syntax(format!("`{key}` must be {form}, as in {key} = \"{}\"", setting.value))
+        })?;
+        if given.insert(setting.key, (values, Origin::File)).is_some() {
+            return Err(syntax(format!("`{}` stands there twice, with - and with _", setting.key)));
+        }
+    }
+    Ok(())
+}
+
+/// The setting a file key means: `check-interval` reads as `check_interval`, and a list may be in the plural.
+fn setting(key: &str) -> Option<&'static Setting> {
+    let key = key.replace('-', "_");
+    SETTINGS.iter().find(|s| s.key == key || (s.repeats && key.strip_suffix('s') == Some(s.key)))
+}
+
+/// The setting most like a key; none for gibberish.
+pub(super) fn nearest(key: &str) -> Option<&'static str> {
+    let likeness = |setting: &Setting| strsim::jaro_winkler(key, setting.key);
+    let nearest = SETTINGS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(nearest) >= LIKE).then_some(nearest.key)
+}
+
+fn scalar(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
