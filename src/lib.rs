@@ -7,5 +7,6 @@ pub mod cvd;
 pub mod dns;
 pub mod http;
 pub mod mirror;
+pub mod notify;
 pub mod service;
 pub mod source;

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 findings, or something could not be done; 2 usage or configuration.
 mod care;
 mod dns;
+mod generate;
 mod progress;
 mod serve;
 mod status;
@@ -47,6 +48,9 @@ enum Command {
         /// Prints JSON
         #[arg(long)]
         json: bool,
+        /// Exits 1 unless this holds
+        #[arg(long, value_name = "WHAT")]
+        check: Option<status::Check>,
     },
     /// Looks into the store, beside a running server too
     #[command(subcommand)]
@@ -63,6 +67,16 @@ enum Command {
     /// Shows or checks the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Prints the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Writes a manual page for each command
+    Man {
+        /// Where to; it is made if it is not there
+        dir: PathBuf,
+    },
 }
 
 #[derive(Subcommand, Debug, Clone, Copy)]
@@ -93,11 +107,17 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the program.
 pub fn run() -> ExitCode {
-    let matches = Cli::command().args(config::args()).get_matches();
+    let matches = command().get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(e) => e.exit(),
     };
+    // What a package is built with, where no settings need be right.
+    match &cli.command {
+        Command::Completions { shell } => return end(generate::completions(*shell)),
+        Command::Man { dir } => return end(generate::man(dir)),
+        _ => {}
+    }
     let config = match Config::from_matches(&matches) {
         Ok(config) => config,
         Err(e) => return end(Err(e.into())),
@@ -106,13 +126,19 @@ pub fn run() -> ExitCode {
     end(match cli.command {
         Command::Serve => serve::run(config),
         Command::Sync => sync::run(&config),
-        Command::Status { json } => status::run(&config, json),
+        Command::Status { json, check } => status::run(&config, json, check),
         Command::Store(command) => store::run(&config, command),
         Command::Verify { files, json } => verify::run(&config, &files, json),
         Command::Config(ConfigCommand::Show) => print(config.show()),
         Command::Config(ConfigCommand::Check) => print("the settings are right\n"),
         Command::Config(ConfigCommand::Dns { resolver }) => dns::run(&config, resolver),
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
     })
+}
+
+/// The whole command line.
+fn command() -> clap::Command {
+    Cli::command().args(config::args())
 }
 
 fn end(outcome: Outcome) -> ExitCode {

@@ -78,6 +78,9 @@ pub const SETTINGS: &[Setting] = &[
     one("stall_timeout", "TIME", "20s", "Longest wait for the source, and for the next piece of a body"),
 ];
 
+/// Read where no other file is named, if it is there: a package puts it there.
+pub const SYSTEM_FILE: &str = "/etc/cvdmirror/cvdmirror.toml";
+
 /// Where a value was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -193,7 +196,7 @@ pub fn args() -> impl Iterator<Item = Arg> {
         .long("config")
         .value_name("FILE")
         .env("CVDMIRROR_CONFIG")
-        .help("Settings file (TOML)")
+        .help(format!("Settings file (TOML) [default: {SYSTEM_FILE}, if it is there]"))
         .global(true);
     let settings = SETTINGS.iter().map(|setting| {
         let default = if setting.default.is_empty() {
@@ -225,8 +228,10 @@ impl Config {
     /// See [`ConfigError`].
     pub fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
         let mut given = BTreeMap::new();
-        if let Some(path) = matches.get_one::<String>("config") {
-            read_file(Path::new(path), &mut given)?;
+        match matches.get_one::<String>("config") {
+            Some(path) => read_file(Path::new(path), &mut given)?,
+            None if Path::new(SYSTEM_FILE).exists() => read_file(Path::new(SYSTEM_FILE), &mut given)?,
+            None => {}
         }
         for setting in SETTINGS {
             let origin = match matches.value_source(setting.key) {
