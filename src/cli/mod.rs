@@ -85,6 +85,8 @@ enum ConfigCommand {
     Show,
     /// Checks the settings; exit 2 if any is wrong
     Check,
+    /// Prints a settings file to start from: every setting, what it is for, and what is in force without it
+    Template,
     /// Prints the lines with which a resolver forwards the TXT records' names to this mirror
     Dns {
         /// The resolver
@@ -131,6 +133,7 @@ pub fn run() -> ExitCode {
         Command::Verify { files, json } => verify::run(&config, &files, json),
         Command::Config(ConfigCommand::Show) => print(config.show()),
         Command::Config(ConfigCommand::Check) => print("the settings are right\n"),
+        Command::Config(ConfigCommand::Template) => print(config.template()),
         Command::Config(ConfigCommand::Dns { resolver }) => dns::run(&config, resolver),
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     })
