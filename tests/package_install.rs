@@ -78,7 +78,8 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
     // The unit says how it is, and runs as nobody special.
     let unit = |property: &str| machine.out(&format!("systemctl show --value -p {property} cvdmirror"));
     assert_eq!(unit("ActiveState"), "active");
-    assert_eq!(unit("StatusText"), "fresh: test 5");
+    // It is told every few seconds.
+    wait_for("the status line", || (unit("StatusText") == "fresh: test 5").then_some(()));
     let pid = unit("MainPID");
     assert_eq!(machine.out(&format!("stat -c %U:%G /proc/{pid}")), "cvdmirror:cvdmirror");
     let status = fs::read_to_string(machine.path(&format!("/proc/{pid}/status"))).unwrap();
@@ -92,13 +93,13 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
     machine.run("systemctl show -p WatchdogUSec cvdmirror").exits(0).says(["WatchdogUSec=1min"]);
     machine.put(
         "/etc/systemd/system/cvdmirror.service.d/short.conf",
-        "[Service]\nWatchdogSec=10s\nTimeoutAbortSec=1s\n",
+        "[Service]\nWatchdogSec=4s\nRestartSec=0\n",
     );
     machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(0);
     let pid = unit("MainPID");
     machine.run(&format!("kill -STOP {pid}")).exits(0);
     wait_for("the next server", || (unit("MainPID") != pid && unit("ActiveState") == "active").then_some(()));
-    assert_eq!(unit("NRestarts"), "1");
+    assert_ne!(unit("NRestarts"), "0");
     machine.run("rm /etc/systemd/system/cvdmirror.service.d/short.conf && systemctl daemon-reload").exits(0);
 
     // Removed, it leaves what it has mirrored and how it was set; purged, nothing.
