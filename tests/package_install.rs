@@ -5,8 +5,13 @@
 //! freshclam is told to follow that one, by lines that were there before the five commands.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod support;
-use std::{fs, path::PathBuf};
-use support::{machine::Machine, peer, process::Ran, skip, talos, wait_for};
+use std::{fs, path::PathBuf, process::Command};
+use support::{
+    machine::Machine,
+    peer,
+    process::{self, Ran},
+    skip, talos, wait_for,
+};
 
 /// The commands of a page, in their order.
 fn commands(page: &str) -> Vec<String> {
@@ -25,18 +30,18 @@ fn package() -> Option<PathBuf> {
     path
 }
 
-/// Files below the root of the machine that its lower layer does not have; those of logs and caches apart.
+/// What bears its name on the machine; logs, caches and what the test itself put there apart.
 fn left_behind(machine: &Machine) -> String {
     machine.out(
         "find / -xdev -iname '*cvdmirror*' -not -path '/proc/*' -not -path '/root/*' -not -path '/srv/*' \
-         -not -path '/work/*' -not -path '/var/log/*' -print 2>/dev/null | sort",
+         -not -path '/work/*' -not -path '/var/log/*' -not -path '/var/cache/*' -print 2>/dev/null | sort",
     )
 }
 
 #[test]
 fn five_commands_lead_from_the_package_to_an_updated_client() {
     let Some(package) = package() else { return };
-    for program in ["apt-get", "freshclam", "nsenter", "setpriv", "sudo"] {
+    for program in ["apt-get", "dig", "freshclam", "nsenter", "setpriv", "sudo"] {
         if peer(program).is_none() {
             return;
         }
@@ -75,8 +80,18 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
         (fs::read(machine.path("/var/lib/clamav/test.cvd")).ok()? == talos("test-5.cvd")).then_some(())
     });
 
-    // The unit says how it is, and runs as nobody special.
-    let unit = |property: &str| machine.out(&format!("systemctl show --value -p {property} cvdmirror"));
+    is_confined(&machine);
+    answers_on_port_53_where_it_is_told_to(&machine);
+    is_replaced_when_it_stands_still(&machine);
+    goes_without_a_trace(&machine, &before);
+}
+
+fn unit(machine: &Machine, property: &str) -> String {
+    machine.out(&format!("systemctl show --value -p {property} cvdmirror"))
+}
+
+fn is_confined(machine: &Machine) {
+    let unit = |property| unit(machine, property);
     assert_eq!(unit("ActiveState"), "active");
     // It is told every few seconds.
     wait_for("the status line", || (unit("StatusText") == "fresh: test 5").then_some(()));
@@ -88,8 +103,39 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
     }
     machine.run("cvdmirror status --check fresh").exits(0).says(["/var/lib/cvdmirror: serving"]);
     machine.run("sudo -u cvdmirror cvdmirror status --check fresh").exits(0);
+    let verified = machine.run("systemd-analyze verify cvdmirror.service").exits(0);
+    assert_eq!((verified.stdout.as_str(), verified.stderr.as_str()), ("", ""));
+    exposes_itself_little(machine);
+}
 
-    // A server that stands still is replaced.
+/// 2.0 at most, on systemd's scale from 0 to 10.
+fn exposes_itself_little(machine: &Machine) {
+    let ran = machine.run("systemd-analyze security --no-pager --threshold=20 cvdmirror.service");
+    eprintln!("{}", ran.stdout.lines().last().unwrap_or_default());
+    ran.exits(0);
+}
+
+fn answers_on_port_53_where_it_is_told_to(machine: &Machine) {
+    let dns = "Environment=CVDMIRROR_DNS_LISTEN=127.0.0.1:53 CVDMIRROR_DNS_ZONE=clamav.net";
+    machine.put("/etc/systemd/system/cvdmirror.service.d/dns.conf", format!("[Service]\n{dns}\n"));
+    // Without the right to it that is refused, in words that say what to do.
+    machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(1);
+    machine
+        .run("journalctl -u cvdmirror -n 20")
+        .says(["cannot answer DNS on 127.0.0.1:53: Permission denied"]);
+
+    let example = "/usr/share/doc/cvdmirror/examples/port-53.conf";
+    machine.run(&format!("cp {example} /etc/systemd/system/cvdmirror.service.d/")).exits(0);
+    machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(0);
+    machine.run("dig +short @127.0.0.1 test.cvd.clamav.net TXT").exits(0).says(["\"5:"]);
+    exposes_itself_little(machine);
+    machine.run("cd /etc/systemd/system/cvdmirror.service.d && rm dns.conf port-53.conf").exits(0);
+    machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(0);
+}
+
+/// systemd takes a server for dead that does not ping it for WatchdogSec.
+fn is_replaced_when_it_stands_still(machine: &Machine) {
+    let unit = |property| unit(machine, property);
     machine.run("systemctl show -p WatchdogUSec cvdmirror").exits(0).says(["WatchdogUSec=1min"]);
     machine.put(
         "/etc/systemd/system/cvdmirror.service.d/short.conf",
@@ -101,14 +147,23 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
     wait_for("the next server", || (unit("MainPID") != pid && unit("ActiveState") == "active").then_some(()));
     assert_ne!(unit("NRestarts"), "0");
     machine.run("rm /etc/systemd/system/cvdmirror.service.d/short.conf && systemctl daemon-reload").exits(0);
+}
 
-    // Removed, it leaves what it has mirrored and how it was set; purged, nothing.
+/// Removed, it leaves what it has mirrored and how it was set; purged, nothing.
+fn goes_without_a_trace(machine: &Machine, before: &str) {
     machine.run("apt-get remove -qy cvdmirror").exits(0);
     machine.run("pgrep -x cvdmirror").exits(1);
     assert!(machine.path("/var/lib/cvdmirror/store").exists());
     assert!(machine.path("/etc/cvdmirror/cvdmirror.toml").exists());
     machine.run("apt-get purge -qy cvdmirror").exits(0);
     machine.run("rm -r /etc/systemd/system/cvdmirror.service.d").exits(0);
-    assert_eq!(left_behind(&machine), before);
+    assert_eq!(left_behind(machine), before);
     machine.run("getent passwd cvdmirror").exits(2);
+}
+
+#[test]
+fn lintian_finds_nothing_in_the_package() {
+    let (Some(package), Some(lintian)) = (package(), peer("lintian")) else { return };
+    let ran = process::run(Command::new(lintian).args(["--fail-on", "error,warning"]).arg(package)).exits(0);
+    assert_eq!(ran.stdout, "");
 }

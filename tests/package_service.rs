@@ -155,6 +155,26 @@ fn bash_completes_commands_options_and_values() {
 }
 
 #[test]
+fn zsh_and_fish_take_their_completions() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = |shell: &str| {
+        let path = dir.path().join(shell);
+        fs::write(&path, process::run(bare().args(["completions", shell])).exits(0).stdout).unwrap();
+        path
+    };
+    if let Some(zsh) = peer("zsh") {
+        let ran = process::run(std::process::Command::new(zsh).arg("-n").arg(script("zsh"))).exits(0);
+        assert_eq!(ran.stderr, "");
+    }
+    if let Some(fish) = peer("fish") {
+        let line = format!("source {}; complete -C 'cvdmirror stat'", script("fish").display());
+        let mut command = std::process::Command::new(fish);
+        let ran = process::run(command.args(["--no-config", "-c", &line]).env("HOME", dir.path())).exits(0);
+        assert!(ran.stdout.starts_with("status\tSays what is held"), "{ran}");
+    }
+}
+
+#[test]
 fn every_command_has_a_manual_page_that_groff_takes() {
     let dir = tempfile::tempdir().unwrap();
     process::run(bare().arg("man").arg(dir.path())).exits(0);
