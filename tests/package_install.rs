@@ -5,7 +5,11 @@
 //! freshclam is told to follow that one, by lines that were there before the five commands.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod support;
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 use support::{
     machine::Machine,
     peer,
@@ -13,12 +17,22 @@ use support::{
     skip, talos, wait_for,
 };
 
-/// The commands of a page, in their order.
-fn commands(page: &str) -> Vec<String> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("packaging/doc").join(page);
-    let text = fs::read_to_string(path).unwrap();
+const PAGE: &str = include_str!("../packaging/doc/install.md");
+
+/// The commands in a section of the page, in their order.
+fn commands(section: &str) -> Vec<String> {
+    let text =
+        PAGE.split(&format!("\n## {section}\n")).nth(1).unwrap_or_else(|| panic!("no section {section}"));
+    let text = text.split("\n## ").next().unwrap();
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.flat_map(str::lines).map(str::to_owned).collect()
+}
+
+/// Runs the commands in a section of the page, each of which must succeed.
+fn does(machine: &Machine, section: &str) -> Vec<Ran> {
+    let commands = commands(section);
+    assert!(!commands.is_empty(), "{section}");
+    commands.iter().map(|command| machine.run(command).exits(0)).collect()
 }
 
 /// The package under test; none where it was not built.
@@ -32,16 +46,14 @@ fn package() -> Option<PathBuf> {
 
 /// What bears its name on the machine; logs, caches and what the test itself put there apart.
 fn left_behind(machine: &Machine) -> String {
-    machine.out(
-        "find / -xdev -iname '*cvdmirror*' -not -path '/proc/*' -not -path '/root/*' -not -path '/srv/*' \
-         -not -path '/work/*' -not -path '/var/log/*' -not -path '/var/cache/*' -print 2>/dev/null | sort",
-    )
+    let places = "/etc /run /usr /var -path /var/log -prune -o -path /var/cache -prune";
+    machine.out(&format!("find {places} -o -iname '*cvdmirror*' -print | sort"))
 }
 
 #[test]
 fn five_commands_lead_from_the_package_to_an_updated_client() {
     let Some(package) = package() else { return };
-    for program in ["apt-get", "dig", "freshclam", "nsenter", "setpriv", "sudo"] {
+    for program in ["apt", "dig", "freshclam", "nsenter", "setpriv", "sudo"] {
         if peer(program).is_none() {
             return;
         }
@@ -67,9 +79,8 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
         fs::read(&package).unwrap(),
     );
 
-    let commands = commands("install.md");
-    assert_eq!(commands.len(), 5, "{commands:#?}");
-    let said: Vec<Ran> = commands.iter().map(|command| machine.run(command).exits(0)).collect();
+    let said = does(&machine, "Five commands");
+    assert_eq!(said.len(), 5);
     assert!(said[2].stdout.contains("5 published"), "{}", said[2]);
     let log = wait_for("freshclam's update", || {
         let log = fs::read_to_string(machine.path("/var/log/clamav/freshclam.log")).ok()?;
@@ -80,6 +91,7 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
         (fs::read(machine.path("/var/lib/clamav/test.cvd")).ok()? == talos("test-5.cvd")).then_some(())
     });
 
+    holds_what_a_package_should(&machine);
     is_confined(&machine);
     answers_on_port_53_where_it_is_told_to(&machine);
     is_replaced_when_it_stands_still(&machine);
@@ -88,6 +100,25 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
 
 fn unit(machine: &Machine, property: &str) -> String {
     machine.out(&format!("systemctl show --value -p {property} cvdmirror"))
+}
+
+/// The pages and examples of this tree, and what is made from the binary.
+fn holds_what_a_package_should(machine: &Machine) {
+    let listed = machine.out("dpkg -L cvdmirror");
+    let holds = |path: &str| assert!(listed.lines().any(|line| line == path), "{path} in\n{listed}");
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+    for (dir, ending, place) in
+        [("doc", ".md", ""), ("prometheus", ".rules.yml", "examples/"), ("grafana", ".json", "examples/")]
+    {
+        let names = fs::read_dir(tree.join(dir)).into_iter().flatten().map(|file| file.unwrap().file_name());
+        for name in names.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(ending)) {
+            let path = format!("/usr/share/doc/cvdmirror/{place}{name}");
+            holds(&path);
+        }
+    }
+    holds("/etc/cvdmirror/cvdmirror.toml");
+    holds("/usr/share/bash-completion/completions/cvdmirror");
+    machine.run("man -w cvdmirror cvdmirror-serve cvdmirror-store-restore").exits(0);
 }
 
 fn is_confined(machine: &Machine) {
@@ -102,7 +133,10 @@ fn is_confined(machine: &Machine) {
         assert!(status.contains(line), "{line} in\n{status}");
     }
     machine.run("cvdmirror status --check fresh").exits(0).says(["/var/lib/cvdmirror: serving"]);
-    machine.run("sudo -u cvdmirror cvdmirror status --check fresh").exits(0);
+    let said = does(machine, "See how it is");
+    assert!(said[0].stdout.contains("/var/lib/cvdmirror: serving"), "{}", said[0]);
+    assert!(said[3].stdout.contains("test-5.cvd"), "{}", said[3]);
+    does(machine, "Change settings");
     let verified = machine.run("systemd-analyze verify cvdmirror.service").exits(0);
     assert_eq!((verified.stdout.as_str(), verified.stderr.as_str()), ("", ""));
     exposes_itself_little(machine);
@@ -116,21 +150,18 @@ fn exposes_itself_little(machine: &Machine) {
 }
 
 fn answers_on_port_53_where_it_is_told_to(machine: &Machine) {
-    let dns = "Environment=CVDMIRROR_DNS_LISTEN=127.0.0.1:53 CVDMIRROR_DNS_ZONE=clamav.net";
-    machine.put("/etc/systemd/system/cvdmirror.service.d/dns.conf", format!("[Service]\n{dns}\n"));
-    // Without the right to it that is refused, in words that say what to do.
-    machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(1);
-    machine
-        .run("journalctl -u cvdmirror -n 20")
-        .says(["cannot answer DNS on 127.0.0.1:53: Permission denied"]);
-
-    let example = "/usr/share/doc/cvdmirror/examples/port-53.conf";
-    machine.run(&format!("cp {example} /etc/systemd/system/cvdmirror.service.d/")).exits(0);
-    machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(0);
-    machine.run("dig +short @127.0.0.1 test.cvd.clamav.net TXT").exits(0).says(["\"5:"]);
+    machine.run("ip address add 192.0.2.1/32 dev lo").exits(0);
+    let mut commands = commands("Answer DNS on port 53");
+    let restart = commands.pop().unwrap();
+    machine.run(&commands.remove(0)).exits(0);
+    // Without the right to it that is refused, in words that say what was.
+    machine.run(&restart).exits(1);
+    machine.run("journalctl -u cvdmirror").says(["cannot answer DNS on 192.0.2.1:53: Permission denied"]);
+    for command in commands.iter().chain([&restart]) {
+        machine.run(command).exits(0);
+    }
+    machine.run("dig +short @192.0.2.1 test.cvd.clamav.net TXT").exits(0).says(["\"5:"]);
     exposes_itself_little(machine);
-    machine.run("cd /etc/systemd/system/cvdmirror.service.d && rm dns.conf port-53.conf").exits(0);
-    machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(0);
 }
 
 /// systemd takes a server for dead that does not ping it for WatchdogSec.
@@ -139,11 +170,11 @@ fn is_replaced_when_it_stands_still(machine: &Machine) {
     machine.run("systemctl show -p WatchdogUSec cvdmirror").exits(0).says(["WatchdogUSec=1min"]);
     machine.put(
         "/etc/systemd/system/cvdmirror.service.d/short.conf",
-        "[Service]\nWatchdogSec=4s\nRestartSec=0\n",
+        "[Service]\nWatchdogSec=5s\nRestartSec=0\n",
     );
     machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(0);
     let pid = unit("MainPID");
-    machine.run(&format!("kill -STOP {pid}")).exits(0);
+    machine.run("systemctl kill -s STOP cvdmirror").exits(0);
     wait_for("the next server", || (unit("MainPID") != pid && unit("ActiveState") == "active").then_some(()));
     assert_ne!(unit("NRestarts"), "0");
     machine.run("rm /etc/systemd/system/cvdmirror.service.d/short.conf && systemctl daemon-reload").exits(0);
@@ -151,11 +182,13 @@ fn is_replaced_when_it_stands_still(machine: &Machine) {
 
 /// Removed, it leaves what it has mirrored and how it was set; purged, nothing.
 fn goes_without_a_trace(machine: &Machine, before: &str) {
-    machine.run("apt-get remove -qy cvdmirror").exits(0);
+    let commands = commands("Remove it");
+    let [remove, purge] = &commands[..] else { panic!("{commands:?}") };
+    machine.run(remove).exits(0);
     machine.run("pgrep -x cvdmirror").exits(1);
     assert!(machine.path("/var/lib/cvdmirror/store").exists());
     assert!(machine.path("/etc/cvdmirror/cvdmirror.toml").exists());
-    machine.run("apt-get purge -qy cvdmirror").exits(0);
+    machine.run(purge).exits(0);
     machine.run("rm -r /etc/systemd/system/cvdmirror.service.d").exits(0);
     assert_eq!(left_behind(machine), before);
     machine.run("getent passwd cvdmirror").exits(2);

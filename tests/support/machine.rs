@@ -103,9 +103,9 @@ impl Machine {
         fs::write(&path, bytes).unwrap();
     }
 
-    /// Runs a line of shell as root there, in root's home directory, to its end.
+    /// Runs a line of shell as root there, in root's home directory, to its end; whoever asks it something hears yes.
     pub fn run(&self, line: &str) -> Ran {
-        process::run(inside(self.pid).args(["bash", "-c", line]))
+        process::run(inside(self.pid).args(["bash", "-c", &format!("yes | ({line})")]))
     }
 
     /// The standard output of a line that must succeed.
