@@ -8,6 +8,7 @@ pub mod dns;
 pub mod doctor;
 pub mod http;
 pub mod mirror;
+pub mod notify;
 pub mod port_holder;
 pub mod service;
 pub mod source;

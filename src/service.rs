@@ -5,7 +5,7 @@ use crate::{
     dns,
     http::{self, Freshness, Health, Limits, Metrics, Overview, Site},
     mirror::{DataDir, Mirror, OpenError, Settings, Verifier, data_dir::Lock, state::State, status},
-    port_holder,
+    notify, port_holder,
     source::{
         FetchLimits, Intake, Progress, Source, budget::Ledger, directory::DirectorySource, http::HttpSource,
         txt::TxtResolver,
@@ -210,7 +210,8 @@ impl Service {
                 }
             }
         });
-        let (judge, teller, healer) = (mirror.clone(), mirror.clone(), mirror.clone());
+        let (judge, healer) = (mirror.clone(), mirror.clone());
+        let (teller, announcer) = (mirror.clone(), mirror.clone());
         let site = Site {
             published: mirror.published(),
             aliases: config.aliases,
@@ -246,7 +247,8 @@ impl Service {
             }),
         };
         let result = http::serve(listeners, Arc::new(site), Limits::default(), async {
-            shutdown.await;
+            // Awaited by the loop that hands out connections, so the manager hears from that very loop.
+            notify::until(shutdown, || status_line(&announcer, max_age)).await;
             // Rounds stop at once, downloads from us may finish.
             let _ = stop.send(true);
         })
@@ -257,6 +259,20 @@ impl Service {
         let _ = control.await;
         let _ = dns.await;
         result
+    }
+}
+
+/// What is published, in one line.
+fn status_line(mirror: &Mirror, max_age: Duration) -> String {
+    let snapshot = mirror.published().load_full();
+    let why = status::stale_because(&snapshot, &mirror.remembered(), max_age);
+    let databases =
+        snapshot.databases.iter().map(|(database, published)| format!("{database} {}", published.version));
+    let databases = databases.collect::<Vec<_>>().join(", ");
+    match (why.is_empty(), databases.is_empty()) {
+        (true, _) => format!("fresh: {databases}"),
+        (false, true) => format!("nothing is published yet: {}", why.join("; ")),
+        (false, false) => format!("stale: {databases}: {}", why.join("; ")),
     }
 }
 

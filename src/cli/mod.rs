@@ -4,6 +4,7 @@
 mod care;
 mod dns;
 mod doctor;
+mod generate;
 mod progress;
 mod serve;
 mod status;
@@ -48,6 +49,9 @@ enum Command {
         /// Prints JSON
         #[arg(long)]
         json: bool,
+        /// Exits 1 unless this holds
+        #[arg(long, value_name = "WHAT")]
+        check: Option<status::Check>,
     },
     /// Looks into the store, beside a running server too
     #[command(subcommand)]
@@ -73,6 +77,16 @@ enum Command {
     /// Shows or checks the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Prints the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Writes a manual page for each command
+    Man {
+        /// Where to; it is made if it is not there
+        dir: PathBuf,
+    },
 }
 
 #[derive(Subcommand, Debug, Clone, Copy)]
@@ -81,6 +95,8 @@ enum ConfigCommand {
     Show,
     /// Checks the settings; exit 2 if any is wrong
     Check,
+    /// Prints a settings file to start from: every setting, what it is for, and what is in force without it
+    Template,
     /// Prints the lines with which a resolver forwards the TXT records' names to this mirror
     Dns {
         /// The resolver
@@ -103,11 +119,17 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the program.
 pub fn run() -> ExitCode {
-    let matches = Cli::command().args(config::args()).get_matches();
+    let matches = command().get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(e) => e.exit(),
     };
+    // What a package is built with, where no settings need be right.
+    match &cli.command {
+        Command::Completions { shell } => return end(generate::completions(*shell)),
+        Command::Man { dir } => return end(generate::man(dir)),
+        _ => {}
+    }
     let config = match Config::from_matches(&matches) {
         Ok(config) => config,
         Err(e) => return end(Err(e.into())),
@@ -116,7 +138,7 @@ pub fn run() -> ExitCode {
     end(match cli.command {
         Command::Serve => serve::run(config),
         Command::Sync => sync::run(&config),
-        Command::Status { json } => status::run(&config, json),
+        Command::Status { json, check } => status::run(&config, json, check),
         Command::Store(command) => store::run(&config, command),
         Command::Verify { files, json } => verify::run(&config, &files, json),
         Command::Doctor { freshclam_conf, json } => doctor::run(&config, freshclam_conf.as_deref(), json),
@@ -125,8 +147,15 @@ pub fn run() -> ExitCode {
             absent if absent.is_empty() => print("the settings are right\n"),
             absent => Err(Failure::Usage(absent.join("\ncvdmirror: "))),
         },
+        Command::Config(ConfigCommand::Template) => print(config.template()),
         Command::Config(ConfigCommand::Dns { resolver }) => dns::run(&config, resolver),
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
     })
+}
+
+/// The whole command line.
+fn command() -> clap::Command {
+    Cli::command().args(config::args())
 }
 
 fn end(outcome: Outcome) -> ExitCode {

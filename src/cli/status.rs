@@ -6,7 +6,16 @@ use crate::{
     mirror::{DataDir, status::Status},
 };
 
-pub(super) fn run(config: &Config, json: bool) -> Outcome {
+/// What a script or a container's health check wants to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(super) enum Check {
+    /// A server runs and answers
+    Serving,
+    /// A server runs, and what it publishes is fresh
+    Fresh,
+}
+
+pub(super) fn run(config: &Config, json: bool, check: Option<Check>) -> Outcome {
     let dir = DataDir::new(&config.data_dir);
     let status = match runtime()?.block_on(control::status(&dir)) {
         Ok(Some(status)) => status,
@@ -18,5 +27,10 @@ pub(super) fn run(config: &Config, json: bool) -> Outcome {
     } else {
         print(&status)?
     }
-    Ok(())
+    let holds = match check {
+        None => true,
+        Some(Check::Serving) => status.serving,
+        Some(Check::Fresh) => status.serving && status.fresh,
+    };
+    if holds { Ok(()) } else { Err(Failure::Findings) }
 }

@@ -35,6 +35,15 @@ pub struct Setting {
     help: &'static str,
 }
 
+impl Setting {
+    /// Its value as it stands in a file.
+    fn written(&self, values: &[String]) -> String {
+        let values: Vec<String> = values.iter().map(|v| toml::Value::String(v.clone()).to_string()).collect();
+        let values = values.join(", ");
+        if self.repeats { format!("[{values}]") } else { values }
+    }
+}
+
 const fn one(key: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Setting {
     Setting { key, value, default, repeats: false, help }
 }
@@ -86,6 +95,9 @@ const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// How the variables begin.
 const VARIABLES: &str = "CVDMIRROR_";
+
+/// Read where no other file is named, if it is there: a package puts it there.
+pub const SYSTEM_FILE: &str = "/etc/cvdmirror/cvdmirror.toml";
 
 /// Where a value was given.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -212,7 +224,7 @@ pub fn args() -> impl Iterator<Item = Arg> {
         .long("config")
         .value_name("FILE")
         .env("CVDMIRROR_CONFIG")
-        .help("Settings file (TOML)")
+        .help(format!("Settings file (TOML) [default: {SYSTEM_FILE}, if it is there]"))
         .global(true);
     let settings = SETTINGS.iter().map(|setting| {
         let default = if setting.default.is_empty() {
@@ -264,7 +276,8 @@ impl Config {
     pub fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
         check_variables()?;
         let mut given = BTreeMap::new();
-        let path = matches.get_one::<String>("config").map(PathBuf::from);
+        let system = || Some(PathBuf::from(SYSTEM_FILE)).filter(|path| path.exists());
+        let path = matches.get_one::<String>("config").map(PathBuf::from).or_else(system);
         if let Some(path) = &path {
             file::read(path, &mut given)?;
         }
@@ -367,6 +380,29 @@ impl Config {
             && self.nameserver.is_none_or(|nameserver| nameserver == *address)
     }
 
+    /// A settings file with every setting and what it is for: those with their defaults commented out.
+    pub fn template(&self) -> String {
+        let mut text = String::from(
+            "# Settings of cvdmirror. A line that is commented out says what is in force without it.\n\
+             # `cvdmirror config check` says whether the file is right, `cvdmirror config show` what is in force.\n",
+        );
+        for setting in SETTINGS {
+            let given = self.given.get(setting.key).filter(|(_, origin)| *origin != Origin::Default);
+            let values: Vec<String> = match given {
+                Some((values, _)) => values.clone(),
+                None if setting.default.is_empty() => vec![setting.value.to_owned()],
+                None => setting.default.split(',').map(str::to_owned).collect(),
+            };
+            let mark = if given.is_some() { "" } else { "#" };
+            let unset =
+                if given.is_none() && setting.default.is_empty() { " Not set by default." } else { "" };
+            let help = setting.help.split(" [default").next().unwrap_or_default();
+            let _ = writeln!(text, "\n# {help}.{unset}");
+            let _ = writeln!(text, "{mark}{} = {}", setting.key, setting.written(&values));
+        }
+        text
+    }
+
     /// Every setting with its value and where it was given, as a file that could be read back.
     pub fn show(&self) -> String {
         let mut text = String::new();
@@ -381,10 +417,7 @@ impl Config {
                     continue;
                 }
             };
-            let mut values: Vec<String> =
-                values.iter().map(|v| toml::Value::String(v.clone()).to_string()).collect();
-            let value = if setting.repeats { format!("[{}]", values.join(", ")) } else { values.remove(0) };
-            let _ = writeln!(text, "{} = {value}  # {origin}", setting.key);
+            let _ = writeln!(text, "{} = {}  # {origin}", setting.key, setting.written(&values));
         }
         text
     }

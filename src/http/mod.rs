@@ -159,7 +159,8 @@ struct Order {
 /// Serves on every listener until `shutdown`, then drains.
 ///
 /// # Errors
-/// None today: errors of single connections and of accept are counted and logged, and serving goes on.
+/// When an acceptor has ended by itself, which none should: whoever started this server is to start another. Errors of
+/// single connections and of accept are counted and logged, and serving goes on.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     site: Arc<Site>,
@@ -187,6 +188,9 @@ pub async fn serve(
         tokio::select! {
             biased;
             () = &mut shutdown => break,
+            Some(_) = acceptors.join_next() => {
+                return Err(io::Error::other("a listener is no longer attended to"));
+            }
             // Reaped as they end, so that their results never pile up.
             Some(_) = connections.join_next() => {}
             Some((socket, permit)) = opened.recv() => {

@@ -3,6 +3,7 @@
 pub mod cdn;
 pub mod clients;
 pub mod forge;
+pub mod machine;
 pub mod mint;
 pub mod mint_keys;
 pub mod mint_sign;

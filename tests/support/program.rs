@@ -132,6 +132,8 @@ pub fn bare() -> Command {
             command.env_remove(key);
         }
     }
+    // Instead of the settings of a mirror that this machine has.
+    command.env("CVDMIRROR_CONFIG", "/dev/null");
     command
 }
 
