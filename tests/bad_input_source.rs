@@ -251,6 +251,28 @@ fn only_plain_files_of_a_directory_are_read() {
 }
 
 #[test]
+fn a_broken_versioned_file_beside_a_right_one_does_no_harm() {
+    let good = talos("test-5.cvd");
+    let mut spoilt = good.clone();
+    spoilt[4000] ^= 1;
+    for (what, versioned, plain) in [
+        ("no header", b"<html>".to_vec(), good.clone()),
+        ("cut short", good[..300].to_vec(), good.clone()),
+        ("another version", talos("test-4.cvd"), good.clone()),
+        ("right header, spoilt body", spoilt.clone(), good.clone()),
+        ("the other way round", good.clone(), spoilt),
+        ("no plain one of that version", good.clone(), talos("test-4.cvd")),
+    ] {
+        let (dir, program) = directory();
+        fs::write(dir.path().join("test-5.cvd"), versioned).unwrap();
+        fs::write(dir.path().join("test.cvd"), plain).unwrap();
+        program.sync().exits(0);
+        assert_eq!(program.version(), Some(5), "{what}");
+        assert!(program.cat("test-5.cvd") == good, "{what}");
+    }
+}
+
+#[test]
 fn a_half_written_file_is_taken_when_it_is_whole() {
     let (dir, program) = directory();
     fs::write(dir.path().join("test.cvd"), &talos("test-5.cvd")[..4000]).unwrap();

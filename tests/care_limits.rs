@@ -193,7 +193,14 @@ fn wherever_a_sync_runs_out_of_space_nothing_is_lost() {
         let ran = program.sync();
         if ran.code == Some(1) {
             failed += 1;
-            ran.says(["No space left"]);
+            let ran = ran.says(["No space left"]);
+            // What the report says is stored is.
+            let names = program.names();
+            for row in ran.stdout.lines().filter(|row| row.contains(" stored  ") || row.contains(" rebuilt "))
+            {
+                let name = row.split_whitespace().next().unwrap().to_owned();
+                assert!(names.contains(&name), "{row} in {names:?}");
+            }
         } else {
             ran.exits(0);
             if failed > 0 && program.version() == Some(5) {

@@ -76,7 +76,10 @@ fn after_the_cdiffs_the_full_cvd_is_rebuilt_from_its_header() {
     program.sync().exits(0);
     upstream.asked();
     upstream.move_to(5);
-    program.sync().exits(0).says(["3 -> 5 published", "test-5.cvd                   rebuilt"]);
+    program.sync().exits(0).says([
+        "3 -> 5 published",
+        "test-5.cvd                   rebuilt       9818 bytes  rebuilt from version 3",
+    ]);
     assert!(program.cat("test-5.cvd") == talos("test-5.cvd"));
     let asked = upstream.asked();
     let (cvds, others): (Vec<_>, Vec<_>) = asked.iter().partition(|a| a.target.starts_with("/test.cvd"));
@@ -258,6 +261,53 @@ fn a_bad_sign_file_is_left_out_and_its_file_is_not() {
         !["test-2.cdiff.sign", "test-3.cdiff.sign", "test-4.cdiff.sign"].contains(&name.as_str())
     });
     assert_eq!(program.names(), expected);
+}
+
+#[test]
+fn a_sign_file_that_comes_later_is_looked_for_again() {
+    let upstream = Upstream::talos(5);
+    for late in ["/test-5.cvd.sign", "/test-5.cdiff.sign", "/test-4.cdiff.sign"] {
+        upstream.remove(late);
+    }
+    let program = Program::new(&upstream.url());
+    program.sync().exits(0).says(["test-5.cvd.sign              absent"]);
+    upstream.move_to(5);
+    upstream.asked();
+    program
+        .sync()
+        .exits(0)
+        .says(["test-5.cvd.sign              stored", "test-5.cdiff.sign            stored"]);
+    // Only of what is newest, and once it is there no more.
+    assert_eq!(upstream.targets(), ["/test.cvd", "/test-5.cvd.sign", "/test-5.cdiff.sign"]);
+    assert!(program.cat("test-5.cvd.sign") == talos("test-5.cvd.sign"));
+    program.sync().exits(0);
+    assert_eq!(upstream.targets(), ["/test.cvd"]);
+    // It must sign the very file that is held.
+    let other = Program::new(&upstream.url());
+    upstream.remove("/test-5.cvd.sign");
+    let certs = other.dir.path().join("certs");
+    std::fs::create_dir(&certs).unwrap();
+    std::fs::write(certs.join("ca.crt"), talos("test-ca.crt")).unwrap();
+    let other = other.set("certs-dir", certs.to_str().unwrap());
+    other.sync().exits(0);
+    upstream.file("test-5.cvd.sign", talos("test-4.cvd.sign"));
+    other.sync().exits(0).says(["test-5.cvd.sign              REFUSED"]);
+    upstream.file("test-5.cvd.sign", talos("test-5.cvd.sign"));
+    other.sync().exits(0).says(["test-5.cvd.sign              stored"]);
+}
+
+/// A running server asks for one that is absent once an hour, not at each round.
+#[test]
+fn an_absent_sign_file_is_not_asked_for_at_each_round() {
+    let upstream = Upstream::talos(5);
+    upstream.remove("/test-5.cvd.sign");
+    let program = Program::new(&upstream.url());
+    let server = program.serve();
+    server.publishes(5);
+    program.sync().exits(0);
+    upstream.asked();
+    program.sync().exits(0);
+    assert_eq!(upstream.targets(), ["/test.cvd"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod backup;
 pub mod data_dir;
 mod door;
 pub mod history;
+mod late_signs;
 pub mod plan;
 pub mod report;
 pub mod retention;
@@ -131,6 +132,7 @@ pub struct Mirror {
     remembered: RwLock<BTreeMap<Database, DatabaseState>>,
     last_round: ArcSwap<Option<Round>>,
     history: ArcSwap<History>,
+    signs: late_signs::Asked,
     /// One round at a time.
     round: tokio::sync::Mutex<()>,
     _lock: data_dir::Lock,
@@ -198,6 +200,7 @@ impl Mirror {
             remembered: RwLock::new(remembered),
             last_round: ArcSwap::from_pointee(None),
             history: ArcSwap::from_pointee(history),
+            signs: late_signs::Asked::default(),
             round: tokio::sync::Mutex::new(()),
             _lock: lock,
         })

@@ -89,6 +89,17 @@ impl FileRound {
     }
 }
 
+impl DatabaseRound {
+    /// Takes back what the rows from `first` on say was stored, because the round ended before it was.
+    pub(super) fn unsettle(&mut self, first: usize, why: &str) {
+        for file in self.files.iter_mut().skip(first) {
+            if matches!(file.outcome, Outcome::Stored | Outcome::Rebuilt) {
+                (file.outcome, file.detail) = (Outcome::Failed, format!("came, and is not stored: {why}"));
+            }
+        }
+    }
+}
+
 impl Round {
     /// Whether everything that the source advertises could be had.
     pub fn is_complete(&self) -> bool {

@@ -17,14 +17,24 @@ use cvdmirror_store::{NameRecord, PackWriter};
 use std::{io::Read as _, sync::Arc, time::Instant};
 
 /// What one database's round has gathered and not yet sealed.
-struct Work<'a> {
-    database: &'a Database,
+pub(super) struct Work<'a> {
+    pub(super) database: &'a Database,
     batch: Option<PackWriter>,
     /// What is held, with what the batch will add.
-    held: Held,
+    pub(super) held: Held,
     answers: Answers,
     header: Option<[u8; HEADER_BYTES]>,
     report: DatabaseRound,
+    /// Rows of the report that are settled: what they say was stored is sealed.
+    settled: usize,
+}
+
+/// The file that a sign file is to sign.
+pub(super) enum Signed<'a> {
+    /// It came in this round.
+    Staged(&'a Staged),
+    /// It is held.
+    Held(Reading),
 }
 
 impl Mirror {
@@ -93,8 +103,12 @@ impl Mirror {
                 before: snapshot.databases.get(database).map(|p| p.version),
                 ..DatabaseRound::default()
             },
+            settled: 0,
         };
         let result = self.follow(&mut work).await;
+        if let Err(e) = &result {
+            work.report.unsettle(work.settled, &e.to_string());
+        }
         let snapshot = self.published.load();
         let published = snapshot.databases.get(database);
         let mut report = work.report;
@@ -164,6 +178,8 @@ impl Mirror {
             };
             self.fetch(work, &wanted).await?;
         }
+        self.seal(work)?;
+        self.fetch_late_signs(work).await?;
         self.seal(work)
     }
 
@@ -188,7 +204,13 @@ impl Mirror {
     /// Fetches a file, and its sign file with it, so that both become visible together.
     async fn fetch(&self, work: &mut Work<'_>, wanted: &Wanted) -> Result<(), SyncError> {
         let result = self.source.fetch(wanted).await;
-        match self.take(work, wanted, result, None)? {
+        let mut taken = self.take(work, wanted, result, None)?;
+        let refused = work.report.files.last().is_some_and(|row| row.outcome == Outcome::Refused);
+        if refused && self.source.has_another(wanted) {
+            let result = self.source.fetch(wanted).await;
+            taken = self.take(work, wanted, result, None)?;
+        }
+        match taken {
             Some((name, file)) => self.fetch_sign(work, &name, &file).await,
             None => Ok(()),
         }
@@ -197,9 +219,10 @@ impl Mirror {
     /// Fetches the sign file of a file that is in the batch.
     async fn fetch_sign(&self, work: &mut Work<'_>, of: &FileName, file: &Staged) -> Result<(), SyncError> {
         if let Some(sign) = of.sign() {
+            self.signs.asked(&sign, epoch_s());
             let wanted = Wanted::Named(sign);
             let result = self.source.fetch(&wanted).await;
-            self.take(work, &wanted, result, Some(file))?;
+            self.take(work, &wanted, result, Some(Signed::Staged(file)))?;
         }
         Ok(())
     }
@@ -208,12 +231,12 @@ impl Mirror {
     /// name it then has. `signed` is the file that a sign file is to sign.
     ///
     /// Only what must end the round is an error here: the store or the disk, not the source.
-    fn take(
+    pub(super) fn take(
         &self,
         work: &mut Work<'_>,
         wanted: &Wanted,
         result: Result<Fetched, FetchError>,
-        signed: Option<&Staged>,
+        signed: Option<Signed<'_>>,
     ) -> Result<Option<(FileName, Staged)>, SyncError> {
         let mut report = FileRound::of(wanted.to_string());
         let mut stored = None;
@@ -232,6 +255,10 @@ impl Mirror {
                 match tokio::task::block_in_place(|| self.accept(work, wanted, &fetched, signed)) {
                     Ok(accepted) => {
                         (report.outcome, report.detail) = (accepted.outcome, accepted.detail);
+                        // A source may answer with another version than was asked for.
+                        if let Some(name) = &accepted.stored {
+                            report.wanted = name.to_string();
+                        }
                         stored = accepted.stored.map(|name| (name, fetched.staged));
                     }
                     Err(e @ (SyncError::Refused { .. } | SyncError::Older { .. })) => {
@@ -254,7 +281,7 @@ impl Mirror {
         work: &mut Work<'_>,
         wanted: &Wanted,
         fetched: &Fetched,
-        signed: Option<&Staged>,
+        signed: Option<Signed<'_>>,
     ) -> Result<Accepted, SyncError> {
         let refused = |why: String| SyncError::Refused {
             name: wanted.to_string(),
@@ -296,7 +323,8 @@ impl Mirror {
         let bytes = fetched.staged.reader().map_err(read)?;
         let verifier = self.trust.verifier();
         let proof = match signed {
-            Some(signed) => verifier.verify_sign(bytes, signed.reader().map_err(read)?),
+            Some(Signed::Staged(file)) => verifier.verify_sign(bytes, file.reader().map_err(read)?),
+            Some(Signed::Held(file)) => verifier.verify_sign(bytes, file),
             None => verifier.verify(&name, bytes),
         };
         let proof = proof.map_err(refused)?;
@@ -353,7 +381,7 @@ impl Mirror {
         match rebuilt {
             Ok((staged, proof)) => {
                 report.outcome = Outcome::Rebuilt;
-                report.detail = format!("{} bytes, {}", staged.len(), report.origin);
+                (report.bytes, report.detail) = (staged.len(), report.origin.clone());
                 tokio::task::block_in_place(|| self.put(work, &name, &staged, &report.origin, proof))?;
                 work.report.files.push(report);
                 self.fetch_sign(work, &name, &staged).await?;
@@ -404,8 +432,10 @@ impl Mirror {
     /// Seals what was gathered and publishes it.
     fn seal(&self, work: &mut Work<'_>) -> Result<(), SyncError> {
         let Some(batch) = work.batch.take().filter(|batch| !batch.is_empty()) else { return Ok(()) };
+        let settled = work.report.files.len();
         tokio::task::block_in_place(|| {
             let pack = self.store.commit(batch, epoch_s())?;
+            work.settled = settled;
             let remembered = self.state.trust(&pack);
             // It was verified and sealed here: what cannot be remembered costs a verification at the next start.
             self.publish();

@@ -17,10 +17,12 @@ use rustix::{
     io::Errno,
 };
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// Entries read of one listing at most; a directory with more is not one of ours.
@@ -33,12 +35,14 @@ const MAX_TXT_BYTES: u64 = 64 * 1024;
 pub struct DirectorySource {
     dir: PathBuf,
     intake: Intake,
+    /// The version of each database whose full CVD was fetched last, and how often.
+    fetched: Arc<Mutex<BTreeMap<Database, (u32, u32)>>>,
 }
 
 impl DirectorySource {
     /// Uses `dir`.
     pub fn new(dir: PathBuf, intake: Intake) -> Self {
-        Self { dir, intake }
+        Self { dir, intake, fetched: Arc::default() }
     }
 
     /// What it stages with.
@@ -140,14 +144,34 @@ impl DirectorySource {
     }
 
     fn header(&self, database: &Database) -> Result<Header, FetchError> {
-        let path = self.dir.join(format!("{database}.cvd"));
-        let mut bytes = Vec::with_capacity(HEADER_BYTES);
-        open_plain(&path)?
-            .take(HEADER_BYTES as u64)
-            .read_to_end(&mut bytes)
-            .map_err(|source| FetchError::Io { path: path.clone(), source })?;
-        Header::parse(&bytes)
-            .map_err(|e| FetchError::NotACvd { origin: path.display().to_string(), why: e.to_string() })
+        header_of(&self.dir.join(format!("{database}.cvd")))
+    }
+
+    /// The files that may hold a version of a CVD, the likelier first: one whose header says so. Where both say so and
+    /// one was fetched before, it was not what it says, and the other one comes first.
+    fn candidates(&self, database: &Database, version: u32, whole: bool) -> Vec<PathBuf> {
+        let names = [format!("{database}-{version}.cvd"), format!("{database}.cvd")];
+        let says_so = |path: &PathBuf| header_of(path).is_ok_and(|header| header.version == version);
+        let (mut likely, mut others): (Vec<_>, Vec<_>) =
+            names.map(|name| self.dir.join(name)).into_iter().partition(says_so);
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, count) = fetched.entry(database.clone()).or_default();
+        if *last != version {
+            (*last, *count) = (version, 0);
+        }
+        if *count % 2 == 1 {
+            likely.reverse();
+        }
+        *count = count.wrapping_add(u32::from(whole));
+        likely.append(&mut others);
+        likely
+    }
+
+    /// Whether a version of a CVD that was fetched in vain may lie there a second time.
+    pub fn has_another(&self, wanted: &Wanted) -> bool {
+        let Wanted::Cvd(database, version) = wanted else { return false };
+        let both = [format!("{database}-{version}.cvd"), format!("{database}.cvd")];
+        both.iter().all(|name| self.dir.join(name).exists())
     }
 
     fn fetch_now(&self, wanted: &Wanted) -> Result<Fetched, FetchError> {
@@ -155,13 +179,15 @@ impl DirectorySource {
             Wanted::Named(name) => self.stage(&self.dir.join(name.to_string()), wanted),
             Wanted::Header(database, None) => self.stage(&self.dir.join(format!("{database}.cvd")), wanted),
             Wanted::Cvd(database, version) | Wanted::Header(database, Some(version)) => {
-                let versioned = self.dir.join(format!("{database}-{version}.cvd"));
-                match self.stage(&versioned, wanted) {
-                    Err(FetchError::Absent { .. }) => {
-                        self.stage(&self.dir.join(format!("{database}.cvd")), wanted)
+                let whole = matches!(wanted, Wanted::Cvd(..));
+                let mut absent = FetchError::Absent { origin: self.dir.display().to_string() };
+                for path in self.candidates(database, *version, whole) {
+                    match self.stage(&path, wanted) {
+                        Err(e @ FetchError::Absent { .. }) => absent = e,
+                        other => return other,
                     }
-                    other => other,
                 }
+                Err(absent)
             }
         }
     }
@@ -208,6 +234,17 @@ fn said_in(text: &str, database: &Database) -> Result<Said, TxtError> {
             .map(|record| Said { version: Some(record.version), time_s: record.time_s }),
         None => current.map(|record| Said { version: None, time_s: record.time_s }),
     }
+}
+
+/// Reads the header of a CVD.
+fn header_of(path: &Path) -> Result<Header, FetchError> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES);
+    open_plain(path)?
+        .take(HEADER_BYTES as u64)
+        .read_to_end(&mut bytes)
+        .map_err(|source| FetchError::Io { path: path.into(), source })?;
+    Header::parse(&bytes)
+        .map_err(|e| FetchError::NotACvd { origin: path.display().to_string(), why: e.to_string() })
 }
 
 /// What tells whether a file changed while it was read.

@@ -294,6 +294,14 @@ impl Source {
         }
     }
 
+    /// Whether a file that came and was refused may be had a second time from elsewhere in the source.
+    pub fn has_another(&self, wanted: &Wanted) -> bool {
+        match self {
+            Self::Http(_) => false,
+            Self::Directory(source) => source.has_another(wanted),
+        }
+    }
+
     /// What it stages with.
     pub fn intake(&self) -> &Intake {
         match self {
