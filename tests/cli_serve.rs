@@ -9,7 +9,7 @@ use std::{
 };
 use support::{
     mint::{Mint, Release},
-    process,
+    namespace, process,
     program::Program,
     talos,
     upstream::{Answer, Upstream},
@@ -257,6 +257,47 @@ fn status_and_store_look_in_beside_the_server() {
     drop(server);
     let status = program.status();
     assert_eq!((status["serving"].as_bool(), status["fresh"].as_bool()), (Some(false), Some(true)));
+}
+
+#[test]
+fn status_shows_what_is_held_and_no_longer_mirrored() {
+    let upstream = Upstream::talos(3);
+    let program = Program::new(&upstream.url());
+    program.sync().exits(0);
+    let program = program.set("database", "other");
+    let ran = program.run(&["status"]).exits(0);
+    ran.says(["test: version 3 published", "left from earlier: not in the setting `database`"]);
+    let status = program.status();
+    let left =
+        |at: usize| (status["databases"][at]["database"].as_str(), status["databases"][at]["left"].as_bool());
+    assert_eq!((left(0), left(1)), ((Some("other"), Some(false)), (Some("test"), Some(true))));
+}
+
+#[test]
+fn status_without_a_store_says_how_to_get_one() {
+    let program = Program::new("dir:/nonexistent");
+    program.run(&["status"]).exits(1).says([&format!(
+        "{}: nothing is held there yet; start `cvdmirror serve` or `cvdmirror sync` with it, or give another --data-dir",
+        program.data().display()
+    )]);
+}
+
+/// Whoever may not write serves nothing, and is told who may.
+#[test]
+fn a_read_only_data_directory_names_the_fix() {
+    if !namespace::inside("a_read_only_data_directory_names_the_fix") {
+        return;
+    }
+    let upstream = Upstream::talos(3);
+    let program = Program::new(&upstream.url());
+    program.sync().exits(0);
+    let data = program.data();
+    for args in [&["--bind", data.to_str().unwrap()][..], &["-o", "remount,bind,ro"]] {
+        process::run(std::process::Command::new("mount").args(args).arg(&data)).exits(0);
+    }
+    let fix = "the file system is read-only: mount it writable";
+    program.run(&["serve"]).exits(1).says(["Read-only file system", fix]);
+    program.run(&["status"]).exits(0).says(["test: version 3 published"]);
 }
 
 #[test]

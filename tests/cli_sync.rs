@@ -164,6 +164,7 @@ fn a_file_behind_its_record_is_bound_to_what_it_is() {
     names.set("test.cvd.example.net", &format!("5:{}", time_s(60)));
     let program = with_record(&upstream, &names);
     program.sync().exits(1).says([
+        "test-4.cvd                   stored ",
         "asked for 5, got 4",
         "the source speaks of version 5, which cannot be had from it yet; 4 stays published",
     ]);

@@ -61,6 +61,11 @@ fn notes(address: SocketAddr, zone: &str) -> Vec<String> {
              whatever it is told: only with that as dns_zone are they answered here."
         ));
     }
+    notes.push(
+        "The record says version 0 of main, daily and bytecode where they are not mirrored: forward it only if every \
+         client follows mirrored databases alone."
+            .into(),
+    );
     notes
 }
 
@@ -161,5 +166,8 @@ mod tests {
         let about = |zone| notes("192.0.2.1:53".parse().unwrap(), zone).join("\n");
         assert!(about("mirror.lan").contains("DNSDatabaseInfo current.cvd.mirror.lan"));
         assert!(about("clamav.net").contains("needs no DNSDatabaseInfo"));
+        assert!(
+            about("clamav.net").contains("version 0 of main, daily and bytecode where they are not mirrored")
+        );
     }
 }

@@ -72,6 +72,15 @@ pub enum OpenError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] cvdmirror_store::Error),
+    /// There is no store to look into.
+    #[error(
+        "{}: nothing is held there yet; start `cvdmirror serve` or `cvdmirror sync` with it, or give another --data-dir",
+        data_dir.display()
+    )]
+    NoStore {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
     /// A file or directory cannot be used.
     #[error("{}: {source}{}", path.display(), cvdmirror_store::remedy(source))]
     Io {

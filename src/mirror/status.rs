@@ -10,7 +10,11 @@ use crate::{
 };
 use cvdmirror_store::Store;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 /// The state of a mirror at one moment.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -65,6 +69,9 @@ pub struct DatabaseStatus {
     pub stale: Option<String>,
     /// What went wrong at the last check.
     pub last_error: Option<String>,
+    /// Whether it is held from earlier, and no longer mirrored.
+    #[serde(default)]
+    pub left: bool,
 }
 
 impl Mirror {
@@ -82,7 +89,7 @@ impl Status {
     /// When the store or the state file cannot be read.
     pub fn read(dir: &DataDir, databases: &[Database], max_age: Duration) -> Result<Self, OpenError> {
         if !dir.store().exists() {
-            return Err(OpenError::Io { path: dir.store(), source: std::io::ErrorKind::NotFound.into() });
+            return Err(OpenError::NoStore { data_dir: dir.root().into() });
         }
         let state = State::open_read_only(&dir.state())?;
         let scan = Store::scan(&dir.store())?;
@@ -134,7 +141,12 @@ impl Status {
     ) -> Self {
         let stale_because = stale_because(snapshot, remembered, max_age);
         let now_s = epoch_s();
-        let databases = remembered.iter().map(|(database, state)| {
+        // What is held of databases that are no longer mirrored is served all the same.
+        let others = snapshot.files.keys().map(|name| &name.database).collect::<BTreeSet<_>>();
+        let others = others.into_iter().filter(|database| !remembered.contains_key(database));
+        let forgotten = DatabaseState::default();
+        let all = remembered.iter().chain(others.map(|database| (database, &forgotten)));
+        let databases = all.map(|(database, state)| {
             let published = snapshot.databases.get(database);
             let files = || snapshot.files.iter().filter(|(name, _)| name.database == *database);
             DatabaseStatus {
@@ -148,8 +160,9 @@ impl Status {
                 newest: state.newest,
                 checked_at_s: state.checked_at_s,
                 confirmed_at_s: state.confirmed_at_s,
-                stale: stale(published, state, max_age, now_s),
+                stale: stale(published, state, max_age, now_s).filter(|_| remembered.contains_key(database)),
                 last_error: state.last_error.clone(),
+                left: !remembered.contains_key(database),
             }
         });
         Self {
@@ -220,6 +233,13 @@ impl fmt::Display for Status {
                     writeln!(f, ", {} files, {} bytes", d.files, d.bytes)?;
                 }
                 _ => writeln!(f, "nothing published")?,
+            }
+            if d.left {
+                writeln!(
+                    f,
+                    "  left from earlier: not in the setting `database`, served as it is, never brought up to date"
+                )?;
+                continue;
             }
             let newest = d.newest.map_or("nothing".into(), |v| v.to_string());
             writeln!(
