@@ -2,7 +2,7 @@
 //!
 //! Guaranteed: readiness is told once, when the server is about to take the first connection; a watchdog ping is sent
 //! only when the loop that hands out connections has turned since the last one, so a runtime that stands still is
-//! noticed; a manager that does not take messages never holds up the server. Without a manager nothing is done.
+//! noticed; a manager that does not take messages does not hold up what is served. Without a manager nothing is done.
 use sd_notify::NotifyState;
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -24,38 +24,36 @@ pub async fn until(shutdown: impl Future<Output = ()>, status: impl Fn() -> Stri
     let pause = watchdog.map_or(STATUS_EVERY, |after| STATUS_EVERY.min(after / PINGS));
     // A manager that set it to nothing wants no pings, and interval() no empty pause.
     let mut turn = tokio::time::interval(pause.max(Duration::from_millis(1)));
-    let mut told = None;
-    let mut ready = false;
+    let mut told = String::new();
+    let mut message = "READY=1\n".to_owned();
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             _ = turn.tick() => {}
         }
-        let now = Some(status());
-        let changed = (now != told).then(|| now.clone()).flatten();
-        told = now;
-        let ready_now = !std::mem::replace(&mut ready, true);
-        tell(move || {
-            let mut states = Vec::new();
-            states.extend(ready_now.then_some(NotifyState::Ready));
-            states.extend(changed.as_deref().map(NotifyState::Status));
-            states.extend(watchdog.is_some().then_some(NotifyState::Watchdog));
-            sd_notify::notify(&states)
-        })
-        .await;
+        // A line of its own would be a state of its own.
+        let now = status().replace(char::is_control, " ");
+        if now != told {
+            message += &format!("STATUS={now}\n");
+            told = now;
+        }
+        if watchdog.is_some() {
+            message += "WATCHDOG=1\n";
+        }
+        if !message.is_empty() {
+            tell(std::mem::take(&mut message)).await;
+        }
     }
-    tell(|| {
-        let why = "stopping: running downloads may finish";
-        sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status(why)])
-    })
-    .await;
+    tell("STOPPING=1\nSTATUS=stopping: running downloads may finish\n".to_owned()).await;
 }
 
 /// Sends from a thread of its own: the socket blocks while the manager does not read.
-async fn tell(send: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
+async fn tell(message: String) {
+    let sent =
+        tokio::task::spawn_blocking(move || sd_notify::notify(&[NotifyState::Custom(message.trim_end())]));
     // That the thread itself failed means that the runtime ends.
-    if let Ok(Err(e)) = tokio::task::spawn_blocking(send).await {
+    if let Ok(Err(e)) = sent.await {
         tracing::warn!("the service manager cannot be told: {e}");
     }
 }

@@ -1,8 +1,8 @@
 //! From the package to a client that is up to date, in the five commands of packaging/doc/install.md, on a machine of
 //! its own with a real systemd, apt and freshclam.
 //!
-//! What stands in for the world outside: the mirror's source is a directory with the Talos-signed database `test`, and
-//! freshclam is told to follow that one, by lines that were there before the five commands.
+//! What stands in for the world outside: the mirror's source is another mirror, which has the Talos-signed database
+//! `test`, and freshclam is told to follow that one, by lines that were there before the five commands.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod support;
 use std::{
@@ -61,19 +61,28 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
     let Some(machine) = Machine::boot() else { return };
     let before = left_behind(&machine);
 
-    // The world outside.
+    // The world outside: an upstream, and names that lead to it and to the mirror.
     for name in ["test.cvd", "test-2.cdiff", "test-3.cdiff", "test-4.cdiff", "test-5.cdiff"] {
         let of = if name == "test.cvd" { "test-5.cvd" } else { name };
         machine.put(&format!("/srv/upstream/{name}"), talos(of));
     }
+    fs::copy(env!("CARGO_BIN_EXE_cvdmirror"), machine.path("/srv/upstream-mirror")).unwrap();
+    let settings = "--config /dev/null --data-dir /srv/data --source dir:/srv/upstream --database test";
+    machine.run(&format!("/srv/upstream-mirror sync {settings}")).exits(0);
+    let listen = "--listen 127.0.0.1:9000";
+    machine
+        .run(&format!("systemd-run -p Type=notify -- /srv/upstream-mirror serve {settings} {listen}"))
+        .exits(0);
+    machine.run("echo 127.0.0.1 upstream.example.net mirror.example.lan >>/etc/hosts").exits(0);
     machine.put(
         "/etc/systemd/system/cvdmirror.service.d/outside.conf",
-        "[Service]\nEnvironment=CVDMIRROR_SOURCE=dir:/srv/upstream CVDMIRROR_DATABASE=test\n",
+        "[Service]\nEnvironment=CVDMIRROR_SOURCE=http://upstream.example.net:9000 CVDMIRROR_TXT_RECORD=none \
+         CVDMIRROR_DATABASE=test\n",
     );
-    machine.run("echo 127.0.0.1 mirror.example.lan >>/etc/hosts").exits(0);
     let follow =
         "ExcludeDatabase main\nExcludeDatabase daily\nExcludeDatabase bytecode\nExtraDatabase test\n";
-    machine.run(&format!("printf '{follow}' >>/etc/clamav/freshclam.conf; rm -f /var/lib/clamav/*")).exits(0);
+    machine.run(&format!("printf '{follow}' >>/etc/clamav/freshclam.conf")).exits(0);
+    machine.run("rm -f /var/lib/clamav/* /var/log/clamav/freshclam.log").exits(0);
     machine.put(
         &format!("/root/{}", package.file_name().unwrap().to_str().unwrap()),
         fs::read(&package).unwrap(),
