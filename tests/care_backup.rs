@@ -220,7 +220,7 @@ fn backups_beside_fetching_merging_and_dropping_are_whole() {
     let upstream = Upstream::start();
     upstream.release("test", &lineage.publish());
     let program = Program::new(&upstream.url()).trusting(&mint.keys_toml());
-    let program = program.set("grace", "1ms").set("keep-cvds", "1").set("check-interval", "50ms");
+    let program = program.set("grace", "10ms").set("keep-cvds", "1").set("check-interval", "50ms");
     let server = program.serve();
     server.publishes(1);
     for version in 2..=12 {

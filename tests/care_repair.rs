@@ -192,7 +192,7 @@ fn a_download_of_what_is_dropped_goes_on_to_its_end() {
     let upstream = Upstream::start();
     upstream.release("test", &first);
     let program = Program::new(&upstream.url()).trusting(&mint.keys_toml());
-    let program = program.set("keep-cvds", "1").set("grace", "1ms");
+    let program = program.set("keep-cvds", "1").set("grace", "10ms");
     let server = program.serve();
     server.publishes(1);
     program.sync().exits(0);
@@ -241,7 +241,7 @@ fn gc_says_what_would_go_and_then_it_goes() {
         stat["retired_packs"].as_u64() > Some(0) && stat["retired_bytes"].as_u64() > Some(100_000),
         "{stat}"
     );
-    let program = program.set("grace", "1ms");
+    let program = program.set("grace", "10ms");
     program.run(&["store", "gc"]).exits(0).never_says(" 0 bytes freed now");
     let stat = program.run(&["store", "stat", "--json"]).exits(0);
     let stat: serde_json::Value = serde_json::from_str(&stat.stdout).unwrap();

@@ -40,7 +40,8 @@ const LOOK = `(async () => {
   return {
     title: document.title,
     scripts: document.scripts.length,
-    wide: document.documentElement.scrollWidth - window.innerWidth,
+    // Not innerWidth: a phone zooms out until it holds what is too wide.
+    wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     rules: passes.length,
     violations: violations.map(({ id, help, nodes }) => ({ id, help, nodes: nodes.slice(0, 3).map((n) => n.html + " " + n.failureSummary) })),
   };

@@ -294,7 +294,9 @@ impl Upstream {
         };
         let of = |counts: &BTreeMap<Kind, Count>, kind| counts.get(kind).copied().unwrap_or_default();
         let fetched = sum(all.values());
-        let rebuilt = sum(history.rebuilt.values());
+        // Of the same days; a day's name sorts as the day does.
+        let first = book.days.keys().next().cloned().unwrap_or_default();
+        let rebuilt = sum(history.rebuilt.range(first..).map(|(_, count)| count));
         let without = fetched.bytes.saturating_add(rebuilt.bytes);
         Self {
             rows: all.iter().map(|(kind, all)| row(kind.to_string(), of(&today, kind), *all)).collect(),
