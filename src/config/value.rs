@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The shortest time that is anything but a mistake.
-const LEAST: Duration = Duration::from_millis(10);
+const LEAST: Duration = Duration::from_millis(1);
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("is empty; write a path".into()) } else { Ok(text.into()) }
@@ -82,7 +82,7 @@ pub(super) fn duration(text: &str, most: Duration) -> Result<Duration, String> {
     match (LEAST..=most).contains(&duration) {
         true => Ok(duration),
         false if duration.is_zero() => Err(why()),
-        false => Err(format!("is not from 10 ms to {} h", most.as_secs() / 3600)),
+        false => Err(format!("is not from 1 ms to {} h", most.as_secs() / 3600)),
     }
 }
 
