@@ -217,6 +217,7 @@ impl Scene {
         let remarks = vec![
             format!("daily: the last check failed: {error}"),
             format!("the disk of /var/lib/cvdmirror is full; free some of it {HOSTILE}"),
+            status.findings[0].clone(),
         ];
         scene.health = Health { freshness: Freshness::Stale { why }, remarks };
         Self { name: "troubled", ..scene }

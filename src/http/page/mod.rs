@@ -50,7 +50,7 @@ struct Page<'a> {
     upstream: Option<Upstream>,
     sent: String,
     connections: u64,
-    store: StorePart<'a>,
+    store: StorePart,
 }
 
 /// What is said first.
@@ -144,12 +144,12 @@ struct UpstreamRow {
     all: (String, String),
 }
 
-struct StorePart<'a> {
+struct StorePart {
     size: String,
     packs: String,
     files: String,
     quarantined: usize,
-    findings: &'a [String],
+    findings: usize,
 }
 
 /// Writes the page.
@@ -185,7 +185,7 @@ pub(super) fn render(
             packs: count(status.packs, "pack", "packs"),
             files: count(snapshot.files.len() as u64, "file", "files"),
             quarantined: snapshot.view.quarantined().iter().count(),
-            findings: &status.findings,
+            findings: status.findings.len(),
         },
     };
     page.render()
@@ -199,9 +199,14 @@ impl Verdict {
             Freshness::Stale { .. } if snapshot.databases.is_empty() => VerdictKind::Empty,
             Freshness::Stale { .. } => VerdictKind::Stale,
         };
-        let stale = databases.iter().filter_map(|d| Some(format!("{}: {}", d.database, d.stale.as_ref()?)));
-        // That nothing is held of any of them is in the headline.
-        let mut lines: Vec<String> = stale.filter(|_| kind != VerdictKind::Empty).collect();
+        let wrong = databases.iter().filter_map(|d| match (&d.stale, &d.last_error) {
+            // That nothing is held of any of them is in the headline.
+            (Some(_), _) if kind == VerdictKind::Empty => None,
+            (Some(stale), _) => Some(format!("{}: {stale}", d.database)),
+            (None, Some(_)) => Some(format!("{}: the last check failed", d.database)),
+            (None, None) => None,
+        });
+        let mut lines: Vec<String> = wrong.collect();
         if let Freshness::Stale { why } = &health.freshness
             && databases.iter().all(|d| d.stale.is_none())
         {
