@@ -13,7 +13,7 @@ use support::{
     process::{self, Lines},
     program::{Program, bare},
     upstream::Upstream,
-    wire,
+    wait_for, wire,
 };
 
 /// A service manager's end of `NOTIFY_SOCKET`, and the server that was started under it.
@@ -70,7 +70,7 @@ fn readiness_is_told_when_all_that_is_held_can_be_asked_for() {
 
     let first = server.next();
     assert_eq!(first, ["READY=1", "STATUS=fresh: test 5", "WATCHDOG=1"]);
-    let line = server.stdout.find("listening on http://").expect("its address is printed before it is ready");
+    let line = wait_for("its address", || server.stdout.find("listening on http://"));
     let address = line.rsplit('/').next().unwrap().parse().unwrap();
     assert_eq!(wire::get(address, "/test-5.cvd", "").status, 200);
     // Nothing is told twice, and the pings go on.
