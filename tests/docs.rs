@@ -4,7 +4,8 @@
 //! `/var/lib/cvdmirror` the data directory of a server on port 8080 that answers DNS on port 53, and `/mnt`, `/media` and
 //! `/etc/clamav` are empty disks. Blocks of `sh` are run in turn, `freshclam` blocks by freshclam, `toml` blocks are
 //! checked as settings files; `text` is a picture, and any other kind of block is an error. What is replaced stands in
-//! [`REPLACED`]; what is run elsewhere, in [`ELSEWHERE`].
+//! [`REPLACED`]; what is run elsewhere, in [`ELSEWHERE`]. install.md is followed by `package_install`, on a machine of its
+//! own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod support;
 use std::{
@@ -24,7 +25,10 @@ use support::{
 /// The database that everybody knows by name, and the one that is signed by Talos and small.
 const REPLACED: [(&str, &str); 2] = [("daily-28110", "test-5"), ("daily.cvd", "test.cvd")];
 /// Commands that another test runs, and where they stand there.
-const ELSEWHERE: [(&str, &str); 1] = [("sudo apt install ./cvdmirror_*.deb", "packaging/doc/install.md")];
+const ELSEWHERE: [(&str, &str); 2] = [
+    ("sudo apt install ./cvdmirror_*.deb", "packaging/doc/install.md"),
+    ("sudo systemctl restart clamav-freshclam", "packaging/doc/install.md"),
+];
 /// The built binary in place of one that cargo would build, for a moment; and the tests are run where they always are.
 const CARGO: &str = r#"#!/bin/sh
 case "$1" in

@@ -155,6 +155,36 @@ async fn when_every_connection_is_taken_the_ones_that_wait_are_let_go() {
     assert_eq!(server.metric("cvdmirror_http_timeouts_total{kind=\"idle\"}").await, 0);
 }
 
+/// One client connects again and again and says nothing; another one asks.
+#[tokio::test]
+async fn one_silent_address_leaves_room_for_the_others() {
+    let limits = Limits { connections: 64, head_timeout: Duration::from_secs(3600), ..Limits::default() };
+    let server = Server::with(Aliases::Redirect, limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..80 {
+        silent.push(server.connect().await);
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = Client(socket.connect(server.addr).await.unwrap());
+    other.send(b"GET /health HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").await;
+    let answer = tokio::time::timeout(Duration::from_secs(60), other.answer(false)).await;
+    assert_eq!(answer.expect("an answer in time").unwrap().status, 200);
+}
+
+/// Many clients may come through one proxy.
+#[tokio::test]
+async fn connections_of_one_address_that_have_asked_are_not_counted() {
+    let server = Server::with(Aliases::Redirect, Limits { connections: 64, ..Limits::default() }).await;
+    let mut asked = Vec::new();
+    for _ in 0..63 {
+        let mut client = server.connect().await;
+        client.send(b"GET /health HTTP/1.1\r\nHost: m\r\n\r\n").await;
+        assert_eq!(client.answer(false).await.unwrap().status, 200);
+        asked.push(client);
+    }
+}
+
 #[tokio::test]
 async fn shutdown_lets_a_running_download_finish_and_ends_the_rest() {
     let dir = tempfile::tempdir().unwrap();

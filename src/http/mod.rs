@@ -8,6 +8,7 @@ mod body;
 mod conditional;
 mod guard;
 mod handler;
+mod heads;
 mod metrics;
 mod page;
 mod pages;
@@ -34,7 +35,7 @@ use std::{
     io,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -182,6 +183,7 @@ pub async fn serve(
         ));
     }
     drop(open);
+    let heads = heads::Heads::new(limits.connections);
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -194,7 +196,13 @@ pub async fn serve(
             // Reaped as they end, so that their results never pile up.
             Some(_) = connections.join_next() => {}
             Some((socket, permit)) = opened.recv() => {
-                connections.spawn(connection(socket, site.clone(), limits.clone(), heard.clone(), permit));
+                let peer = socket.peer_addr().ok().map(|address| address.ip());
+                let crowded = permits.available_permits() < limits.connections / 2;
+                let Some(head) = heads.begin(peer, crowded) else {
+                    site.metrics.full.fetch_add(1, Relaxed);
+                    continue;
+                };
+                connections.spawn(connection(socket, site.clone(), limits.clone(), heard.clone(), (permit, head)));
             }
         }
     }
@@ -285,15 +293,18 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     site: Arc<Site>,
     limits: Limits,
     mut orders: watch::Receiver<Order>,
-    _permit: OwnedSemaphorePermit,
+    (_permit, head): (OwnedSemaphorePermit, heads::Head),
 ) {
     let metrics = site.metrics.clone();
     metrics.accepted.fetch_add(1, Relaxed);
     let _open = Open::new(&metrics.open);
     let served = AtomicBool::new(false);
+    let head = Mutex::new(Some(head));
     let standing = orders.clone();
     let answer = service_fn(|request: Request<Incoming>| {
-        served.store(true, Relaxed);
+        if !served.swap(true, Relaxed) {
+            drop(head.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
         let (site, standing) = (site.clone(), standing.clone());
         async move {
             let mut answer = handler::answer(&site, request).await;
