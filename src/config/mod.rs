@@ -10,6 +10,7 @@ use crate::{
     cvd::{Database, TrustKeys},
     http::Aliases,
     mirror::retention::Retention,
+    source::login::Login,
 };
 use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 use std::{
@@ -87,6 +88,19 @@ pub const SETTINGS: &[Setting] = &[
         "Longest since the source confirmed what is published before /health says stale",
     ),
     one("stall_timeout", "TIME", "20s", "Longest wait for the source, and for the next piece of a body"),
+    one(
+        "remember_clients",
+        "off|TIME",
+        "off",
+        "How long an installation that asked is remembered, by a keyed hash of its UUID, for `status --clients`",
+    ),
+    one("log_format", "text|json", "text", "How the log on standard error reads"),
+    one(
+        "access_log",
+        "off|-|FILE",
+        "off",
+        "Where each request is logged in the combined format: standard output, or a file that SIGHUP reopens",
+    ),
 ];
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -154,7 +168,7 @@ pub enum ConfigError {
     Value {
         /// The setting.
         key: &'static str,
-        /// What was given.
+        /// What was given, without a password that stands in it.
         value: String,
         /// Where.
         origin: Origin,
@@ -173,10 +187,30 @@ pub enum ConfigError {
     },
 }
 
+/// How the log on standard error reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// A sentence a line, for people.
+    Text,
+    /// An object a line, with the sentence and its parts.
+    Json,
+}
+
+/// Where requests are logged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AccessLogTo {
+    /// Nowhere.
+    Off,
+    /// On standard output.
+    Stdout,
+    /// In a file, which is reopened by its name on SIGHUP.
+    File(PathBuf),
+}
+
 /// Where files come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SourceSpec {
-    /// An HTTP upstream.
+    /// An HTTP upstream; its URL holds no user and no password.
     Http(reqwest::Url),
     /// A directory that another program fills.
     Directory(PathBuf),
@@ -191,6 +225,8 @@ pub struct Config {
     pub databases: Vec<Database>,
     /// Where files come from.
     pub source: SourceSpec,
+    /// What an HTTP source is told of who asks.
+    pub source_login: Option<Login>,
     /// The TXT record that names the newest versions; `None`: the files' headers are asked.
     pub txt_record: Option<String>,
     /// Asked instead of the system's resolver.
@@ -215,6 +251,12 @@ pub struct Config {
     pub max_age: Duration,
     /// Longest wait for the source.
     pub stall_timeout: Duration,
+    /// How long an installation that asked is remembered; `None`: none is.
+    pub remember_clients: Option<Duration>,
+    /// How the log reads.
+    pub log_format: LogFormat,
+    /// Where requests are logged.
+    pub access_log: AccessLogTo,
     given: BTreeMap<&'static str, (Vec<String>, Origin)>,
 }
 
@@ -321,6 +363,7 @@ impl Config {
             }
         };
         let txt_record = get.required("txt_record", value::zone)?;
+        let (source, source_login) = get.required("source", value::source)?;
         let keep = get.all("keep_cvds", value::keep_cvds)?;
         let retention = Retention {
             cvds: keep.iter().rev().find_map(|(d, count)| d.is_none().then_some(*count)).unwrap_or(2),
@@ -336,7 +379,8 @@ impl Config {
             databases: get.all("database", |s| {
                 s.parse().map_err(|_| "is no database name; write letters, digits and _, as in daily".into())
             })?,
-            source: get.required("source", value::source)?,
+            source,
+            source_login,
             txt_record: (txt_record != "none").then_some(txt_record),
             nameserver: get.optional("nameserver", value::nameserver)?,
             certs_dir: get.optional("certs_dir", value::path)?,
@@ -353,6 +397,17 @@ impl Config {
             retention,
             max_age: get.required("max_age", |s| value::duration(s, YEAR))?,
             stall_timeout: get.required("stall_timeout", |s| value::duration(s, HOUR))?,
+            remember_clients: get.required("remember_clients", value::remember_clients)?,
+            log_format: get.required("log_format", |s| match s {
+                "text" => Ok(LogFormat::Text),
+                "json" => Ok(LogFormat::Json),
+                _ => Err("is neither text nor json".into()),
+            })?,
+            access_log: get.required("access_log", |s| match s {
+                "off" => Ok(AccessLogTo::Off),
+                "-" => Ok(AccessLogTo::Stdout),
+                path => value::path(path).map(AccessLogTo::File),
+            })?,
             given,
         })
     }
@@ -403,7 +458,8 @@ impl Config {
         text
     }
 
-    /// Every setting with its value and where it was given, as a file that could be read back.
+    /// Every setting with its value and where it was given, as a file that could be read back, but for a password of
+    /// the source, which is not shown.
     pub fn show(&self) -> String {
         let mut text = String::new();
         for setting in SETTINGS {
@@ -442,7 +498,7 @@ impl Given<'_> {
             .map(|value| {
                 parse(value).map_err(|why| ConfigError::Value {
                     key,
-                    value: value.clone(),
+                    value: shown(key, value),
                     origin: *origin,
                     file: self.file.clone(),
                     why,
@@ -492,6 +548,18 @@ fn instead(nearest: &Option<&'static str>) -> String {
     match nearest {
         Some(key) => format!("did you mean `{key}`?"),
         None => format!("there are {}", SETTINGS.iter().map(|s| s.key).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// A value without the user and password that a source's URL may hold, however badly it is written.
+fn shown(key: &str, value: &str) -> String {
+    match value.rfind('@').filter(|_| key == "source" && !value.starts_with("dir:")) {
+        Some(at) => {
+            let scheme = value.find(':').filter(|colon| *colon < at).map_or(0, |colon| colon + 1);
+            let slashes = value[scheme..at].len() - value[scheme..at].trim_start_matches(['/', '\\']).len();
+            format!("{}***{}", &value[..scheme + slashes], &value[at..])
+        }
+        None => value.to_owned(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! How each value reads: the error says what is wrong with it and what to write.
 use super::SourceSpec;
-use crate::cvd::{Database, TrustKeys};
+use crate::{
+    cvd::{Database, TrustKeys},
+    source::login::Login,
+};
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -14,22 +17,26 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("is empty; write a path".into()) } else { Ok(text.into()) }
 }
 
-pub(super) fn source(text: &str) -> Result<SourceSpec, String> {
+pub(super) fn source(text: &str) -> Result<(SourceSpec, Option<Login>), String> {
     if let Some(dir) = text.strip_prefix("dir:") {
-        return Ok(SourceSpec::Directory(path(dir)?));
+        return Ok((SourceSpec::Directory(path(dir)?), None));
     }
+    let shown = crate::source::login::without_userinfo(text);
     if text.starts_with('/') {
-        return Err(format!("has no scheme; write dir:{text}"));
+        return Err(format!("has no scheme; write dir:{shown}"));
     }
     if !text.contains("://") {
         return Err(format!(
-            "has no scheme; write http://{text} or https://{text}, or dir:PATH for a directory"
+            "has no scheme; write http://{shown} or https://{shown}, or dir:PATH for a directory"
         ));
     }
-    let url: reqwest::Url =
+    let mut url: reqwest::Url =
         text.parse().map_err(|e| format!("is no URL ({e}); write http://… or dir:PATH"))?;
     match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(SourceSpec::Http(url)),
+        "http" | "https" if url.has_host() => {
+            let login = Login::take(&mut url);
+            Ok((SourceSpec::Http(url), login))
+        }
         _ => Err("is neither http://… nor https://… nor dir:PATH".into()),
     }
 }
@@ -74,16 +81,28 @@ pub(super) fn zone(text: &str) -> Result<String, String> {
     }
 }
 
-/// A time as people write it: `15m`, `90s`, `1h 30m`, `500ms`; never zero, and no longer than anybody can mean.
+/// A time as people write it: `15m`, `90s`, `1h 30m`, `500ms`, `14d`; never zero, and no longer than anybody can mean.
 pub(super) fn duration(text: &str, most: Duration) -> Result<Duration, String> {
     let why = || "is no length of time; write 15m, 90s or 12h".to_owned();
-    let span: jiff::SignedDuration = text.parse().map_err(|_| why())?;
-    let duration = Duration::try_from(span).map_err(|_| why())?;
+    let span: jiff::Span = text.parse().map_err(|_| why())?;
+    let days_are_24_hours = jiff::SpanRelativeTo::days_are_24_hours();
+    let duration = span.to_duration(days_are_24_hours).map_err(|_| why())?;
+    let duration = Duration::try_from(duration).map_err(|_| why())?;
     match (LEAST..=most).contains(&duration) {
         true => Ok(duration),
         false if duration.is_zero() => Err(why()),
         false => Err(format!("is not from 1 ms to {} h", most.as_secs() / 3600)),
     }
+}
+
+/// How long an installation is remembered: not for longer than anybody needs to know it.
+pub(super) fn remember_clients(text: &str) -> Result<Option<Duration>, String> {
+    const LONGEST: Duration = Duration::from_secs(90 * 86_400);
+    if text == "off" {
+        return Ok(None);
+    }
+    let time = duration(text, LONGEST).map(Some);
+    time.map_err(|_| "is neither off nor a length of time up to 90d; write 14d".into())
 }
 
 pub(super) fn trust_keys(file: &str) -> Result<TrustKeys, String> {

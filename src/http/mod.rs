@@ -4,6 +4,7 @@
 //! ends in bounded time if its client does nothing; errors of accept neither end nor spin it; on shutdown running
 //! answers may finish for [`Limits::drain`]. Not offered: TLS, HTTP/2, compression (every object is compressed).
 mod access;
+mod access_log;
 mod body;
 mod conditional;
 mod guard;
@@ -14,10 +15,14 @@ mod pages;
 mod range;
 mod target;
 
+pub use access_log::AccessLog;
 pub use body::BodyError;
 pub use metrics::Metrics;
 
-use crate::mirror::{History, Snapshot, status::Status};
+use crate::{
+    clients::Clients,
+    mirror::{History, Snapshot, status::Status},
+};
 use arc_swap::ArcSwap;
 use hyper::{
     Request,
@@ -32,6 +37,7 @@ use std::{
     fmt,
     future::Future,
     io,
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc,
@@ -55,6 +61,10 @@ pub struct Site {
     pub aliases: Aliases,
     /// What this server counts.
     pub metrics: Arc<Metrics>,
+    /// Where requests are logged; none: nowhere.
+    pub access_log: Option<Arc<AccessLog>>,
+    /// Remembers who asked; none: nobody is remembered.
+    pub clients: Option<Arc<Clients>>,
     /// Judges whether a snapshot is fresh now. Called by requests: it must not block.
     pub health: Box<dyn Fn(&Snapshot) -> Health + Send + Sync>,
     /// Says what the status page shows beside it. Called by requests: it must not block.
@@ -194,7 +204,8 @@ pub async fn serve(
             // Reaped as they end, so that their results never pile up.
             Some(_) = connections.join_next() => {}
             Some((socket, permit)) = opened.recv() => {
-                connections.spawn(connection(socket, site.clone(), limits.clone(), heard.clone(), permit));
+                let peer = socket.peer_addr().ok().map(|address| address.ip());
+                connections.spawn(connection(socket, peer, site.clone(), limits.clone(), heard.clone(), permit));
             }
         }
     }
@@ -204,7 +215,12 @@ pub async fn serve(
     orders.send_modify(|order| order.drain = true);
     let drained = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
-        tracing::warn!(target: "cvdmirror::http", left = connections.len(), "downloads cut off at shutdown");
+        let left = connections.len();
+        tracing::warn!(
+            left,
+            "{left} downloads were cut off at shutdown, {:?} after its beginning",
+            limits.drain
+        );
         connections.shutdown().await;
     }
     Ok(())
@@ -251,7 +267,11 @@ async fn accept<L: Listener>(
                 Ok(socket) => break socket,
                 Err(error) => {
                     metrics.accept_errors.fetch_add(1, Relaxed);
-                    tracing::warn!(target: "cvdmirror::http", %error, "cannot accept a connection");
+                    tracing::warn!(
+                        %error,
+                        "cannot accept a connection: {error}; if files are too many, raise their limit (LimitNOFILE= \
+                         of a service)"
+                    );
                     if of_one_connection(&error) {
                         continue;
                     }
@@ -282,6 +302,7 @@ fn of_one_connection(error: &io::Error) -> bool {
 /// Runs one connection to its end.
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     socket: S,
+    peer: Option<IpAddr>,
     site: Arc<Site>,
     limits: Limits,
     mut orders: watch::Receiver<Order>,
@@ -296,7 +317,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         served.store(true, Relaxed);
         let (site, standing) = (site.clone(), standing.clone());
         async move {
-            let mut answer = handler::answer(&site, request).await;
+            let mut answer = handler::answer(&site, peer, request).await;
             if standing.borrow().full > 0 {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -331,7 +352,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         if error.is_parse() {
             metrics.malformed.fetch_add(1, Relaxed);
         }
-        tracing::debug!(target: "cvdmirror::http", error = %error, "connection ended");
+        tracing::debug!(%error, "a connection ended: {error}");
     }
 }
 

@@ -178,7 +178,7 @@ pub(super) fn render(
         databases: databases.map(|d| DatabasePart::of(d, snapshot, history, window, now_s)).collect(),
         events: [latest, events.collect()],
         upstream: status.ledger.as_ref().map(|book| Upstream::of(book, history, now_s)),
-        sent: size(metrics.body_bytes.load(Relaxed)),
+        sent: size(metrics.body_bytes()),
         connections: metrics.open.load(Relaxed),
         store: StorePart {
             size: size(status.store_bytes),
