@@ -37,9 +37,10 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Its value as it stands in a file.
+    /// Its value as it stands in a file, but for a password of the source, which is not shown.
     fn written(&self, values: &[String]) -> String {
-        let values: Vec<String> = values.iter().map(|v| toml::Value::String(v.clone()).to_string()).collect();
+        let written = |v: &String| toml::Value::String(value::shown(self.key, v)).to_string();
+        let values: Vec<String> = values.iter().map(written).collect();
         let values = values.join(", ");
         if self.repeats { format!("[{values}]") } else { values }
     }
@@ -498,7 +499,7 @@ impl Given<'_> {
             .map(|value| {
                 parse(value).map_err(|why| ConfigError::Value {
                     key,
-                    value: shown(key, value),
+                    value: value::shown(key, value),
                     origin: *origin,
                     file: self.file.clone(),
                     why,
@@ -548,18 +549,6 @@ fn instead(nearest: &Option<&'static str>) -> String {
     match nearest {
         Some(key) => format!("did you mean `{key}`?"),
         None => format!("there are {}", SETTINGS.iter().map(|s| s.key).collect::<Vec<_>>().join(", ")),
-    }
-}
-
-/// A value without the user and password that a source's URL may hold, however badly it is written.
-fn shown(key: &str, value: &str) -> String {
-    match value.rfind('@').filter(|_| key == "source" && !value.starts_with("dir:")) {
-        Some(at) => {
-            let scheme = value.find(':').filter(|colon| *colon < at).map_or(0, |colon| colon + 1);
-            let slashes = value[scheme..at].len() - value[scheme..at].trim_start_matches(['/', '\\']).len();
-            format!("{}***{}", &value[..scheme + slashes], &value[at..])
-        }
-        None => value.to_owned(),
     }
 }
 

@@ -109,3 +109,66 @@ pub(super) fn trust_keys(file: &str) -> Result<TrustKeys, String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("cannot be read: {e}"))?;
     toml::from_str(&text).map_err(|e| format!("holds no keys: {e}"))
 }
+
+/// A value without the user and password that a source's URL may hold, however badly it is written.
+pub(super) fn shown(key: &str, value: &str) -> String {
+    let Some(at) = value.rfind('@').filter(|_| key == "source" && !value.starts_with("dir:")) else {
+        return value.to_owned();
+    };
+    let (before, after) = value.split_at(at);
+    // Before the first colon stands the scheme, or else the user.
+    let (scheme, rest) = before.split_at(before.find(':').map_or(0, |colon| colon + 1));
+    let is_scheme = rest.starts_with(['/', '\\']) || scheme.to_ascii_lowercase().starts_with("http");
+    let (scheme, rest) = if is_scheme { (scheme, rest) } else { ("", before) };
+    let slashes = rest.len() - rest.trim_start_matches(['/', '\\']).len();
+    format!("{scheme}{}***{after}", &rest[..slashes])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_source_is_shown_without_its_login() {
+        for (value, left) in [
+            ("http://u:p@h/x", "http://***@h/x"),
+            ("http:u:p@h", "http:***@h"),
+            ("//u:p@h", "//***@h"),
+            ("u:p@h", "***@h"),
+            ("http@x:y", "***@x:y"),
+            ("http://@", "http://***@"),
+            ("http://h/x", "http://h/x"),
+            ("dir:/srv/u:p@h", "dir:/srv/u:p@h"),
+        ] {
+            assert_eq!(shown("source", value), left);
+        }
+        assert_eq!(shown("data_dir", "/srv/u:p@h"), "/srv/u:p@h");
+    }
+
+    #[test]
+    fn lengths_of_time_read_as_people_write_them() {
+        let seconds = |text| duration(text).map(|time| time.as_secs());
+        for (text, expected) in
+            [("15m", 900), ("90s", 90), ("1h 30m", 5400), ("12h", 43_200), ("14d", 1_209_600)]
+        {
+            assert_eq!(seconds(text), Ok(expected));
+        }
+        for wrong in ["", "0s", "-1m", "1mo", "1y", "12", "soon"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_password_is_shown(
+            before in prop::sample::select(vec!["http://", "https:", "//", "", "ftp:/", "http:\\\\", "é:"]),
+            user in "[a-z]{1,4}",
+            after in "[ -~é]{0,9}",
+        ) {
+            let value = format!("{before}{user}:S3CRET@{after}");
+            prop_assert!(!shown("source", &value).contains("S3CRET"));
+        }
+    }
+}

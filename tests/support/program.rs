@@ -108,7 +108,11 @@ impl Program {
 
     /// Starts a server; it has not done its first round yet.
     pub fn serve(&self) -> Serving {
-        let mut command = self.command(&["serve"]);
+        self.serve_as(self.command(&["serve"]))
+    }
+
+    /// Starts a server with a command line of one's own.
+    pub fn serve_as(&self, mut command: Command) -> Serving {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (stdout, log) =
@@ -199,6 +203,11 @@ impl Serving {
     /// Asks it to end.
     pub fn terminate(&self) {
         process::terminate(&self.child);
+    }
+
+    /// Tells it that its log was rotated.
+    pub fn hang_up(&self) {
+        process::hang_up(&self.child);
     }
 
     /// Waits for its end and returns the exit code.
