@@ -256,6 +256,7 @@ impl Service {
         });
         let (judge, healer) = (mirror.clone(), mirror.clone());
         let (teller, announcer) = (mirror.clone(), mirror.clone());
+        let known = clients.clone();
         let site = Site {
             published: mirror.published(),
             aliases: config.aliases,
@@ -281,6 +282,7 @@ impl Service {
             overview: Box::new(move |snapshot| Overview {
                 status: teller.status(&dir, snapshot, max_age),
                 history: teller.history(),
+                clients: known.as_ref().map(|clients| clients.report(&snapshot.versions())),
             }),
             unreadable: Box::new(move |error| {
                 let cvdmirror_store::Error::Rotten { pack, object, .. } = error else { return };

@@ -104,6 +104,9 @@ fn the_table_and_the_gauge_say_who_is_stale() {
         "test, published 5: 2 current, 1 1 behind, 1 2 to 7 behind, 1 never fetched here",
         "harness asked without naming its installation",
     ]);
+    let page = server.get("/").text();
+    assert!(page.contains("<strong>5 installations</strong> asked in the last 14 days"), "{page}");
+    assert!(page.contains("Not counted, since they name no installation: harness."), "{page}");
     let text = server.get("/metrics").text();
     for (lag, count) in [("0", 2), ("1", 1), ("2-7", 1), ("older", 0), ("unknown", 1)] {
         let line = format!("cvdmirror_client_installations{{database=\"test\",lag=\"{lag}\"}} {count}\n");

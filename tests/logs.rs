@@ -340,7 +340,8 @@ fn a_source_that_is_written_wrongly_does_not_give_its_password_away() {
         format!("http://{USER}:{PASSWORD}/x@host"),
         format!("http://{USER}:{PASSWORD}#x@host"),
         format!("http:{USER}:{PASSWORD}@host:99999999"),
-        format!("http:\\\\{USER}:{PASSWORD}@ho st"),
+        format!("http:\\\\{USER}:{PASSWORD}@host"),
+        format!("http://{USER}:{PASSWORD}@ho st"),
         format!("http://{USER}:{PASSWORD}@"),
     ] {
         for command in [&["config", "check"][..], &["config", "show"], &["sync"]] {
@@ -348,8 +349,6 @@ fn a_source_that_is_written_wrongly_does_not_give_its_password_away() {
             ran.exits(2).says(["--source"]).never_says(PASSWORD).never_says(USER);
         }
     }
-    let ran = Program::new(&format!("http:\\\\{USER}:{PASSWORD}@host")).run(&["config", "show"]);
-    ran.exits(0).never_says(PASSWORD).never_says(USER);
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) fn source(text: &str) -> Result<(SourceSpec, Option<Login>), String> 
     if let Some(dir) = text.strip_prefix("dir:") {
         return Ok((SourceSpec::Directory(path(dir)?), None));
     }
-    let shown = crate::source::login::without_userinfo(text);
+    let shown = shown("source", text);
     if text.starts_with('/') {
         return Err(format!("has no scheme; write dir:{shown}"));
     }
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn lengths_of_time_read_as_people_write_them() {
-        let seconds = |text| duration(text).map(|time| time.as_secs());
+        let seconds = |text| duration(text, Duration::from_secs(30 * 86_400)).map(|time| time.as_secs());
         for (text, expected) in
             [("15m", 900), ("90s", 90), ("1h 30m", 5400), ("12h", 43_200), ("14d", 1_209_600)]
         {

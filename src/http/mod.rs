@@ -20,7 +20,7 @@ pub use body::BodyError;
 pub use metrics::Metrics;
 
 use crate::{
-    clients::Clients,
+    clients::{Clients, Report},
     mirror::{History, Snapshot, status::Status},
 };
 use arc_swap::ArcSwap;
@@ -105,6 +105,8 @@ pub struct Overview {
     pub status: Status,
     /// What its rounds did.
     pub history: Arc<History>,
+    /// Who asked lately; none where nobody is remembered.
+    pub clients: Option<Report>,
 }
 
 /// Whether what is published is fresh.
