@@ -22,8 +22,6 @@ use tokio::{net::TcpListener, sync::watch};
 pub(crate) const PRODUCT: &str = concat!("cvdmirror/", env!("CARGO_PKG_VERSION"));
 /// The first pause after a round that failed; it doubles until it reaches the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(30);
-/// How often who asked is written down.
-const SAVE_CLIENTS: Duration = Duration::from_secs(300);
 
 /// Why a mirror cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +187,7 @@ impl Service {
             None => None,
         };
         let access_log = access_log(&config.access_log)?;
-        let clients = clients(&config, &mirror)?;
+        let clients = Clients::keep(&mirror.state(), config.remember_clients).map(Arc::new);
         let control = Control::bind(&dir)
             .map_err(|source| StartError::Control { dir: config.data_dir.clone(), source })?;
         Ok(Self { mirror: Arc::new(mirror), dir, listeners, dns, control, access_log, clients, config })
@@ -232,7 +230,9 @@ impl Service {
         let rounds =
             tokio::spawn(rounds(mirror.clone(), config.check_interval, until_stopped(stopped.clone())));
         let saver = clients.clone().map(|clients| {
-            tokio::spawn(save_clients(clients, mirror.state(), until_stopped(stopped.clone())))
+            let state = mirror.state();
+            let stopped = until_stopped(stopped.clone());
+            tokio::spawn(async move { clients.save_until(&state, stopped).await })
         });
         let metrics = Metrics::default().with({
             let (mirror, clients, access_log) = (mirror.clone(), clients.clone(), access_log.clone());
@@ -338,39 +338,6 @@ fn access_log(to: &AccessLogTo) -> Result<Option<Arc<AccessLog>>, StartError> {
     };
     let opened = opened.map_err(|source| StartError::AccessLog { to: name, source })?;
     Ok(Some(Arc::new(opened)))
-}
-
-/// Goes on remembering clients, or forgets them all where that is switched off.
-fn clients(config: &Config, mirror: &Mirror) -> Result<Option<Arc<Clients>>, StartError> {
-    let state = mirror.state();
-    match config.remember_clients {
-        Some(time) => {
-            let clients = Clients::open(&state, time.as_secs()).map_err(OpenError::from)?;
-            Ok(Some(Arc::new(clients)))
-        }
-        None => {
-            state.forget_clients().map_err(OpenError::from)?;
-            Ok(None)
-        }
-    }
-}
-
-/// Writes down who asked, now and then and at the end.
-async fn save_clients(clients: Arc<Clients>, state: Arc<State>, stopped: impl Future<Output = ()>) {
-    let mut stopped = std::pin::pin!(stopped);
-    loop {
-        let ends = tokio::select! {
-            () = &mut stopped => true,
-            () = tokio::time::sleep(SAVE_CLIENTS) => false,
-        };
-        let saved = tokio::task::block_in_place(|| clients.save(&state));
-        if let Err(e) = saved {
-            tracing::warn!("who asked is not written down: {e}; see that the file can be written");
-        }
-        if ends {
-            return;
-        }
-    }
 }
 
 /// Does rounds at jittered intervals; after one that failed, or that left a full CVD behind a stale edge, sooner,

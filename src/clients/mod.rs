@@ -23,13 +23,17 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fmt,
+    future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// Installations that are kept at most: beyond, those that are known stay, and others are not counted.
 pub const MOST: usize = 100_000;
 /// Names of engines that are told apart at most; further ones count as unknown.
 pub const MOST_ENGINES: usize = 64;
+/// How often the file is written, if anything has changed.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 /// An installation's hash, or that of an engine for all its clients that name no installation.
 pub type Id = [u8; 16];
@@ -76,6 +80,21 @@ struct Seen {
 }
 
 impl Clients {
+    /// Goes on remembering for as long as is set; or forgets everybody, where it is switched off. What the state file
+    /// refuses is said in the log, and nobody is remembered: a mirror serves all the same.
+    pub fn keep(state: &State, retention: Option<Duration>) -> Option<Self> {
+        let kept = match retention {
+            Some(time) => Self::open(state, time.as_secs()).map(Some),
+            None => state.forget_clients().map(|()| None),
+        };
+        kept.unwrap_or_else(|e| {
+            tracing::warn!(
+                "no client is remembered until the next start: {e}; see that the file can be written"
+            );
+            None
+        })
+    }
+
     /// Goes on with what is kept in the state file, for as long as is set.
     ///
     /// # Errors
@@ -145,6 +164,23 @@ impl Clients {
         let mut id = Id::default();
         id.copy_from_slice(&hash.as_bytes()[..16]);
         id
+    }
+
+    /// Writes down who asked, now and then and at the end.
+    pub async fn save_until(&self, state: &State, stopped: impl Future<Output = ()>) {
+        let mut stopped = std::pin::pin!(stopped);
+        loop {
+            let ends = tokio::select! {
+                () = &mut stopped => true,
+                () = tokio::time::sleep(SAVE_EVERY) => false,
+            };
+            if let Err(e) = tokio::task::block_in_place(|| self.save(state)) {
+                tracing::warn!("who asked is not written down: {e}; see that the file can be written");
+            }
+            if ends {
+                return;
+            }
+        }
     }
 
     /// Writes what has changed to the state file, and forgets there and here who has not asked for too long.

@@ -4,7 +4,10 @@
 //! Nothing is ignored: an unknown key, a value that does not read, a key given twice is an error that names
 //! where it stands and what to write.
 mod file;
+mod logs;
 mod value;
+
+pub use logs::{AccessLogTo, LogFormat};
 
 use crate::{
     cvd::{Database, TrustKeys},
@@ -186,26 +189,6 @@ pub enum ConfigError {
         /// What to do.
         why: &'static str,
     },
-}
-
-/// How the log on standard error reads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogFormat {
-    /// A sentence a line, for people.
-    Text,
-    /// An object a line, with the sentence and its parts.
-    Json,
-}
-
-/// Where requests are logged.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum AccessLogTo {
-    /// Nowhere.
-    Off,
-    /// On standard output.
-    Stdout,
-    /// In a file, which is reopened by its name on SIGHUP.
-    File(PathBuf),
 }
 
 /// Where files come from.
@@ -399,16 +382,8 @@ impl Config {
             max_age: get.required("max_age", |s| value::duration(s, YEAR))?,
             stall_timeout: get.required("stall_timeout", |s| value::duration(s, HOUR))?,
             remember_clients: get.required("remember_clients", value::remember_clients)?,
-            log_format: get.required("log_format", |s| match s {
-                "text" => Ok(LogFormat::Text),
-                "json" => Ok(LogFormat::Json),
-                _ => Err("is neither text nor json".into()),
-            })?,
-            access_log: get.required("access_log", |s| match s {
-                "off" => Ok(AccessLogTo::Off),
-                "-" => Ok(AccessLogTo::Stdout),
-                path => value::path(path).map(AccessLogTo::File),
-            })?,
+            log_format: get.required("log_format", logs::format)?,
+            access_log: get.required("access_log", logs::access_log)?,
             given,
         })
     }

@@ -43,6 +43,11 @@ impl State {
     /// # Errors
     /// When the file cannot be written.
     pub fn forget_clients(&self) -> Result<(), StateError> {
+        let key: Option<[u8; 32]> = self.get(VALUES, CLIENTS_KEY)?;
+        if key.is_none() {
+            // Nobody was ever remembered, and nothing need be written.
+            return Ok(());
+        }
         self.write(|txn| {
             txn.delete_table(CLIENTS)?;
             txn.open_table(CLIENTS)?;
