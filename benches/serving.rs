@@ -168,6 +168,8 @@ impl Server {
             .arg(&keys)
             .arg("--data-dir")
             .arg(dir.join("data"))
+            .arg("--access-log")
+            .arg(dir.join("access.log"))
             .stdout(Stdio::piped())
             .stderr(fs::File::create(dir.join("cvdmirror.log")).unwrap())
             .spawn()

@@ -1,8 +1,9 @@
 //! The socket in the data directory through which `sync` and `status` speak with the running server.
 //!
-//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `GET /packs`, `POST /sync`, `POST /gc`,
-//! `POST /look`, `POST /rotten/<pack>/<object>`; JSON answers.
+//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `GET /packs`, `GET /clients`,
+//! `POST /sync`, `POST /gc`, `POST /look`, `POST /rotten/<pack>/<object>`; JSON answers.
 use crate::{
+    clients::{Clients, Report},
     clock::epoch_s,
     mirror::{DataDir, Mirror, Round, retention::Tidied, state::KnownPacks, status::Status},
 };
@@ -53,6 +54,7 @@ impl Control {
     pub async fn serve(
         self,
         mirror: Arc<Mirror>,
+        clients: Option<Arc<Clients>>,
         dir: DataDir,
         max_age: Duration,
         shutdown: impl Future<Output = ()>,
@@ -64,16 +66,19 @@ impl Control {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => stream,
                     Err(e) => {
-                        tracing::warn!("control socket: {e}");
+                        tracing::warn!("`status` and `sync` cannot reach this server now: control socket: {e}");
                         tokio::time::sleep(Duration::from_secs(1)).await;
                         continue;
                     }
                 },
             };
-            let (mirror, dir) = (mirror.clone(), dir.clone());
+            let (mirror, clients, dir) = (mirror.clone(), clients.clone(), dir.clone());
             let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let (mirror, dir) = (mirror.clone(), dir.clone());
-                async move { Ok::<_, std::convert::Infallible>(answer(&request, &mirror, &dir, max_age).await) }
+                let (mirror, clients, dir) = (mirror.clone(), clients.clone(), dir.clone());
+                async move {
+                    let answer = answer(&request, &mirror, clients.as_deref(), &dir, max_age).await;
+                    Ok::<_, std::convert::Infallible>(answer)
+                }
             });
             tokio::spawn(
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
@@ -92,12 +97,17 @@ impl Drop for Control {
 async fn answer(
     request: &Request<Incoming>,
     mirror: &Mirror,
+    clients: Option<&Clients>,
     dir: &DataDir,
     max_age: Duration,
 ) -> Response<Full<Bytes>> {
     let json = match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => {
             serde_json::to_vec(&mirror.status(dir, &mirror.published().load(), max_age))
+        }
+        (&Method::GET, "/clients") => {
+            let published = mirror.published().load().versions();
+            serde_json::to_vec(&clients.map(|clients| clients.report(&published)))
         }
         (&Method::POST, "/sync") => serde_json::to_vec(&mirror.round().await),
         (&Method::POST, "/look") => serde_json::to_vec(&mirror.look().await.map_err(|e| e.to_string())),
@@ -129,6 +139,14 @@ async fn answer(
 /// When a server is there and does not answer properly.
 pub async fn status(dir: &DataDir) -> io::Result<Option<Status>> {
     ask(dir, Method::GET, "/status").await
+}
+
+/// Asks the running server who asked it lately; `None` when none is running, `Some(None)` when it remembers nobody.
+///
+/// # Errors
+/// When a server is there and does not answer properly.
+pub async fn clients(dir: &DataDir) -> io::Result<Option<Option<Report>>> {
+    ask(dir, Method::GET, "/clients").await
 }
 
 /// Has the running server do a round now; `None` when none is running.

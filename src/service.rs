@@ -1,15 +1,17 @@
 //! The running mirror: a schedule of rounds beside the HTTP server and the control socket.
 use crate::{
-    config::{Config, SourceSpec},
+    clients::Clients,
+    config::{AccessLogTo, Config, SourceSpec},
     control::Control,
     dns,
-    http::{self, Freshness, Health, Limits, Metrics, Overview, Site},
+    http::{self, AccessLog, Freshness, Health, Limits, Metrics, Overview, Site},
     mirror::{DataDir, Mirror, OpenError, Settings, Verifier, data_dir::Lock, state::State, status},
     notify, port_holder,
     source::{
         FetchLimits, Intake, Progress, Source, budget::Ledger, directory::DirectorySource, http::HttpSource,
         txt::TxtResolver,
     },
+    telemetry,
 };
 use cvdmirror_store::Store;
 use rand::Rng as _;
@@ -60,6 +62,14 @@ pub enum StartError {
         /// What is wrong with it.
         source: hickory_proto::ProtoError,
     },
+    /// The access log.
+    #[error("access_log {to}: {source}; give a file that can be written, or - for standard output")]
+    AccessLog {
+        /// Where it was to go.
+        to: String,
+        /// The cause.
+        source: io::Error,
+    },
     /// The control socket.
     #[error("control socket in {}: {source}", dir.display())]
     Control {
@@ -93,13 +103,17 @@ pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<
                 let book = state.book().map_err(OpenError::from)?;
                 Ledger::new(book, move |book| {
                     if let Err(e) = state.set_book(book) {
-                        tracing::warn!("the upstream's ledger is not saved: {e}");
+                        tracing::warn!(
+                            "what was asked of the upstream is not noted for the time after a restart: {e}; see that \
+                             the file can be written"
+                        );
                     }
                 })
             };
             let id = state.installation().map_err(OpenError::from)?;
             let user_agent = format!("{PRODUCT} (UUID: {id})");
-            let source = HttpSource::new(url.clone(), txt, intake, ledger, &user_agent);
+            let source =
+                HttpSource::new(url.clone(), config.source_login.clone(), txt, intake, ledger, &user_agent);
             Source::Http(Box::new(source.map_err(StartError::Source)?))
         }
     };
@@ -126,6 +140,8 @@ pub struct Service {
     listeners: Vec<TcpListener>,
     dns: Option<Dns>,
     control: Control,
+    access_log: Option<Arc<AccessLog>>,
+    clients: Option<Arc<Clients>>,
     config: Config,
 }
 
@@ -170,9 +186,16 @@ impl Service {
             Some((address, zone)) => Some(Dns::bind(*address, zone, &mirror).await?),
             None => None,
         };
+        let access_log = access_log(&config.access_log)?;
+        let clients = Clients::keep(&mirror.state(), config.remember_clients).map(Arc::new);
         let control = Control::bind(&dir)
             .map_err(|source| StartError::Control { dir: config.data_dir.clone(), source })?;
-        Ok(Self { mirror: Arc::new(mirror), dir, listeners, dns, control, config })
+        Ok(Self { mirror: Arc::new(mirror), dir, listeners, dns, control, access_log, clients, config })
+    }
+
+    /// The access log, for whoever is told that it was rotated.
+    pub fn access_log(&self) -> Option<Arc<AccessLog>> {
+        self.access_log.clone()
     }
 
     /// The addresses that are bound.
@@ -190,18 +213,39 @@ impl Service {
     /// # Errors
     /// When the server cannot go on.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { mirror, dir, listeners, dns, control, config } = self;
+        let Self { mirror, dir, listeners, dns, control, access_log, clients, config } = self;
         let max_age = config.max_age;
         let (stop, stopped) = watch::channel(false);
         let until_stopped = |mut stopped: watch::Receiver<bool>| async move {
             // An error means that the sender is gone, which is a stop as well.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        let control =
-            tokio::spawn(control.serve(mirror.clone(), dir.clone(), max_age, until_stopped(stopped.clone())));
+        let control = tokio::spawn(control.serve(
+            mirror.clone(),
+            clients.clone(),
+            dir.clone(),
+            max_age,
+            until_stopped(stopped.clone()),
+        ));
         let rounds =
             tokio::spawn(rounds(mirror.clone(), config.check_interval, until_stopped(stopped.clone())));
-        let metrics = Metrics::new(dns.as_ref().map(|dns| dns.metrics.clone()));
+        let saver = clients.clone().map(|clients| {
+            let state = mirror.state();
+            let stopped = until_stopped(stopped.clone());
+            tokio::spawn(async move { clients.save_until(&state, stopped).await })
+        });
+        let metrics = Metrics::default().with({
+            let (mirror, clients, access_log) = (mirror.clone(), clients.clone(), access_log.clone());
+            let (dir, dns) = (dir.clone(), dns.as_ref().map(|dns| dns.metrics.clone()));
+            move |out| {
+                telemetry::mirror(out, &mirror);
+                telemetry::disk(out, &dir);
+                dns.iter().for_each(|dns| telemetry::dns(out, dns));
+                clients.iter().for_each(|clients| telemetry::clients(out, clients, &mirror));
+                access_log.iter().for_each(|log| telemetry::access_log(out, log));
+                telemetry::process(out);
+            }
+        });
         let dns = tokio::spawn({
             let stopped = until_stopped(stopped.clone());
             async move {
@@ -212,10 +256,13 @@ impl Service {
         });
         let (judge, healer) = (mirror.clone(), mirror.clone());
         let (teller, announcer) = (mirror.clone(), mirror.clone());
+        let known = clients.clone();
         let site = Site {
             published: mirror.published(),
             aliases: config.aliases,
             metrics: Arc::new(metrics),
+            access_log,
+            clients,
             health: Box::new(move |snapshot| {
                 let why = status::stale_because(snapshot, &judge.remembered(), max_age);
                 let freshness = match why.is_empty() {
@@ -235,13 +282,16 @@ impl Service {
             overview: Box::new(move |snapshot| Overview {
                 status: teller.status(&dir, snapshot, max_age),
                 history: teller.history(),
+                clients: known.as_ref().map(|clients| clients.report(&snapshot.versions())),
             }),
             unreadable: Box::new(move |error| {
                 let cvdmirror_store::Error::Rotten { pack, object, .. } = error else { return };
                 let (healer, pack, object) = (healer.clone(), pack.clone(), *object);
                 tokio::task::spawn_blocking(move || {
                     if let Err(e) = healer.quarantine(&pack, object) {
-                        tracing::warn!("the quarantine is forgotten at the next start: {e}");
+                        tracing::warn!(
+                            "the quarantine is forgotten at the next start: {e}; see that the file can be written"
+                        );
                     }
                 });
             }),
@@ -258,6 +308,9 @@ impl Service {
         let _ = rounds.await;
         let _ = control.await;
         let _ = dns.await;
+        if let Some(saver) = saver {
+            let _ = saver.await;
+        }
         result
     }
 }
@@ -274,6 +327,17 @@ fn status_line(mirror: &Mirror, max_age: Duration) -> String {
         (false, true) => format!("nothing is published yet: {}", why.join("; ")),
         (false, false) => format!("stale: {databases}: {}", why.join("; ")),
     }
+}
+
+/// Opens the access log.
+fn access_log(to: &AccessLogTo) -> Result<Option<Arc<AccessLog>>, StartError> {
+    let (name, opened) = match to {
+        AccessLogTo::Off => return Ok(None),
+        AccessLogTo::Stdout => ("-".into(), AccessLog::to_stdout()),
+        AccessLogTo::File(path) => (path.display().to_string(), AccessLog::to_file(path)),
+    };
+    let opened = opened.map_err(|source| StartError::AccessLog { to: name, source })?;
+    Ok(Some(Arc::new(opened)))
 }
 
 /// Does rounds at jittered intervals; after one that failed, or that left a full CVD behind a stale edge, sooner,

@@ -197,7 +197,7 @@ async fn the_small_pages_say_what_they_should() {
     assert_eq!(health.field("cache-control"), Some("no-store"));
     assert!(server.get("/", "").await.text().contains("the source is &#60;silent&#62;"));
 
-    assert_eq!(server.metric("cvdmirror_http_responses_total{code=\"503\"}").await, 1);
+    assert_eq!(server.metric("cvdmirror_http_requests_total{kind=\"page\",code=\"503\"}").await, 1);
     assert_eq!(server.metric("cvdmirror_database_version{database=\"test\"}").await, 5);
     assert_eq!(server.metric("cvdmirror_fresh").await, 0);
 }

@@ -91,8 +91,8 @@ async fn an_enemys_words_are_shown_and_do_nothing() {
     let html = reply.text();
     assert!(!html.contains("<script") && !html.contains("<b>") && !html.contains(HOSTILE), "{html}");
     let read = readable(&html);
-    // In the error, in a remark, in a finding and in two events.
-    assert_eq!(read.matches(HOSTILE).count(), 5, "{read}");
+    // In the error, in a remark, in a finding, in two events, and as an engine.
+    assert_eq!(read.matches(HOSTILE).count(), 6, "{read}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ mod care;
 mod dns;
 mod doctor;
 mod generate;
+mod log;
 mod progress;
 mod serve;
 mod status;
@@ -20,12 +21,11 @@ use crate::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{
     fmt,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
     process::ExitCode,
 };
 use tokio::signal::unix::SignalKind;
-use tracing_subscriber::EnvFilter;
 
 /// "File size limit exceeded", on Linux and the BSDs.
 const SIGXFSZ: i32 = 25;
@@ -52,6 +52,9 @@ enum Command {
         /// Exits 1 unless this holds
         #[arg(long, value_name = "WHAT")]
         check: Option<status::Check>,
+        /// Says instead which installations asked lately, by engine and by what they have (see --remember-clients)
+        #[arg(long, conflicts_with = "check")]
+        clients: bool,
     },
     /// Looks into the store, beside a running server too
     #[command(subcommand)]
@@ -134,11 +137,12 @@ pub fn run() -> ExitCode {
         Ok(config) => config,
         Err(e) => return end(Err(e.into())),
     };
-    log();
+    log::start(config.log_format);
     end(match cli.command {
         Command::Serve => serve::run(config),
         Command::Sync => sync::run(&config),
-        Command::Status { json, check } => status::run(&config, json, check),
+        Command::Status { json, clients: true, check: None } => status::clients(&config, json),
+        Command::Status { json, check, .. } => status::run(&config, json, check),
         Command::Store(command) => store::run(&config, command),
         Command::Verify { files, json } => verify::run(&config, &files, json),
         Command::Doctor { freshclam_conf, json } => doctor::run(&config, freshclam_conf.as_deref(), json),
@@ -171,17 +175,6 @@ fn end(outcome: Outcome) -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-/// Logs to standard error; `RUST_LOG` says how much.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 /// Prints to standard output.
@@ -226,9 +219,10 @@ impl From<StartError> for Failure {
             StartError::Open(e) => e.into(),
             StartError::Source(_) => Self::Usage(e.to_string()),
             StartError::DnsZone { .. } => Self::Usage(e.to_string()),
-            StartError::Listen { .. } | StartError::DnsListen { .. } | StartError::Control { .. } => {
-                Self::Failed(e.to_string())
-            }
+            StartError::Listen { .. }
+            | StartError::DnsListen { .. }
+            | StartError::AccessLog { .. }
+            | StartError::Control { .. } => Self::Failed(e.to_string()),
         }
     }
 }

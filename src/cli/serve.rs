@@ -2,12 +2,13 @@
 use super::{Failure, Outcome, print, runtime};
 use crate::{
     config::Config,
+    http::AccessLog,
     mirror::DataDir,
     service::{self, Service},
     source::Silent,
 };
-use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
+use std::sync::{Arc, Weak};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub(super) fn run(config: Config) -> Outcome {
     let lock = DataDir::new(&config.data_dir).lock()?;
@@ -16,8 +17,10 @@ pub(super) fn run(config: Config) -> Outcome {
         // Before anything that takes long, so that a signal in between is not lost.
         let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
+        let hangups = signal(SignalKind::hangup()).map_err(io)?;
         let mirror = tokio::task::block_in_place(|| service::open(&config, lock, Arc::new(Silent)))?;
         let service = Service::bind(config, mirror).await?;
+        tokio::spawn(reopen(service.access_log().as_ref().map(Arc::downgrade), hangups));
         for address in service.addresses() {
             print(format!("listening on http://{address}\n"))?;
         }
@@ -40,4 +43,14 @@ pub(super) fn run(config: Config) -> Outcome {
         };
         service.run(shutdown).await.map_err(io)
     })
+}
+
+/// Opens the access log anew at each SIGHUP, which is what says that it was rotated; without one the signal is ignored.
+async fn reopen(log: Option<Weak<AccessLog>>, mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        if let Some(log) = log.as_ref().and_then(Weak::upgrade) {
+            log.reopen().await;
+            tracing::info!("the access log is opened anew");
+        }
+    }
 }

@@ -4,12 +4,16 @@
 //! Nothing is ignored: an unknown key, a value that does not read, a key given twice is an error that names
 //! where it stands and what to write.
 mod file;
+mod logs;
 mod value;
+
+pub use logs::{AccessLogTo, LogFormat};
 
 use crate::{
     cvd::{Database, TrustKeys},
     http::Aliases,
     mirror::retention::Retention,
+    source::login::Login,
 };
 use clap::{Arg, ArgAction, ArgMatches, parser::ValueSource};
 use std::{
@@ -36,9 +40,10 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Its value as it stands in a file.
+    /// Its value as it stands in a file, but for a password of the source, which is not shown.
     fn written(&self, values: &[String]) -> String {
-        let values: Vec<String> = values.iter().map(|v| toml::Value::String(v.clone()).to_string()).collect();
+        let written = |v: &String| toml::Value::String(value::shown(self.key, v)).to_string();
+        let values: Vec<String> = values.iter().map(written).collect();
         let values = values.join(", ");
         if self.repeats { format!("[{values}]") } else { values }
     }
@@ -87,6 +92,19 @@ pub const SETTINGS: &[Setting] = &[
         "Longest since the source confirmed what is published before /health says stale",
     ),
     one("stall_timeout", "TIME", "20s", "Longest wait for the source, and for the next piece of a body"),
+    one(
+        "remember_clients",
+        "off|TIME",
+        "off",
+        "How long an installation that asked is remembered, by a keyed hash of its UUID, for `status --clients`",
+    ),
+    one("log_format", "text|json", "text", "How the log on standard error reads"),
+    one(
+        "access_log",
+        "off|-|FILE",
+        "off",
+        "Where each request is logged in the combined format: standard output, or a file that SIGHUP reopens",
+    ),
 ];
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -154,7 +172,7 @@ pub enum ConfigError {
     Value {
         /// The setting.
         key: &'static str,
-        /// What was given.
+        /// What was given, without a password that stands in it.
         value: String,
         /// Where.
         origin: Origin,
@@ -176,7 +194,7 @@ pub enum ConfigError {
 /// Where files come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SourceSpec {
-    /// An HTTP upstream.
+    /// An HTTP upstream; its URL holds no user and no password.
     Http(reqwest::Url),
     /// A directory that another program fills.
     Directory(PathBuf),
@@ -191,6 +209,8 @@ pub struct Config {
     pub databases: Vec<Database>,
     /// Where files come from.
     pub source: SourceSpec,
+    /// What an HTTP source is told of who asks.
+    pub source_login: Option<Login>,
     /// The TXT record that names the newest versions; `None`: the files' headers are asked.
     pub txt_record: Option<String>,
     /// Asked instead of the system's resolver.
@@ -215,6 +235,12 @@ pub struct Config {
     pub max_age: Duration,
     /// Longest wait for the source.
     pub stall_timeout: Duration,
+    /// How long an installation that asked is remembered; `None`: none is.
+    pub remember_clients: Option<Duration>,
+    /// How the log reads.
+    pub log_format: LogFormat,
+    /// Where requests are logged.
+    pub access_log: AccessLogTo,
     given: BTreeMap<&'static str, (Vec<String>, Origin)>,
 }
 
@@ -321,6 +347,7 @@ impl Config {
             }
         };
         let txt_record = get.required("txt_record", value::zone)?;
+        let (source, source_login) = get.required("source", value::source)?;
         let keep = get.all("keep_cvds", value::keep_cvds)?;
         let retention = Retention {
             cvds: keep.iter().rev().find_map(|(d, count)| d.is_none().then_some(*count)).unwrap_or(2),
@@ -336,7 +363,8 @@ impl Config {
             databases: get.all("database", |s| {
                 s.parse().map_err(|_| "is no database name; write letters, digits and _, as in daily".into())
             })?,
-            source: get.required("source", value::source)?,
+            source,
+            source_login,
             txt_record: (txt_record != "none").then_some(txt_record),
             nameserver: get.optional("nameserver", value::nameserver)?,
             certs_dir: get.optional("certs_dir", value::path)?,
@@ -353,6 +381,9 @@ impl Config {
             retention,
             max_age: get.required("max_age", |s| value::duration(s, YEAR))?,
             stall_timeout: get.required("stall_timeout", |s| value::duration(s, HOUR))?,
+            remember_clients: get.required("remember_clients", value::remember_clients)?,
+            log_format: get.required("log_format", logs::format)?,
+            access_log: get.required("access_log", logs::access_log)?,
             given,
         })
     }
@@ -403,7 +434,8 @@ impl Config {
         text
     }
 
-    /// Every setting with its value and where it was given, as a file that could be read back.
+    /// Every setting with its value and where it was given, as a file that could be read back, but for a password of
+    /// the source, which is not shown.
     pub fn show(&self) -> String {
         let mut text = String::new();
         for setting in SETTINGS {
@@ -442,7 +474,7 @@ impl Given<'_> {
             .map(|value| {
                 parse(value).map_err(|why| ConfigError::Value {
                     key,
-                    value: value.clone(),
+                    value: value::shown(key, value),
                     origin: *origin,
                     file: self.file.clone(),
                     why,

@@ -201,7 +201,7 @@ async fn converse(mut socket: TcpStream, responder: &Responder, idle_timeout: Du
 
 fn failed(metrics: &Metrics, error: &io::Error, what: &str) {
     metrics.errors.fetch_add(1, Relaxed);
-    tracing::debug!(target: "cvdmirror::dns", %error, "{what}");
+    tracing::debug!(%error, "DNS: {what}: {error}");
 }
 
 /// Counts a connection while it lives.

@@ -48,7 +48,7 @@ pub(super) async fn check(config: &Config, running: Option<&Status>) -> (Check, 
         }
         SourceSpec::Http(url) => {
             let book = running.and_then(|status| status.ledger.clone()).unwrap_or_default();
-            let headers = match upstream(url.clone(), intake, book) {
+            let headers = match upstream(url.clone(), config, intake, book) {
                 Ok(upstream) => {
                     let headers = probe(&mut source, config, &upstream).await;
                     off = upstream.off_by_s().map(|off| (off, "the source's"));
@@ -77,8 +77,9 @@ pub(super) async fn check(config: &Config, running: Option<&Status>) -> (Check, 
     (source, txt, time)
 }
 
-fn upstream(url: reqwest::Url, intake: Intake, book: Book) -> Result<HttpSource, String> {
-    HttpSource::new(url, None, intake, Ledger::new(book, |_| {}), &format!("{PRODUCT} (doctor)"))
+fn upstream(url: reqwest::Url, config: &Config, intake: Intake, book: Book) -> Result<HttpSource, String> {
+    let ledger = Ledger::new(book, |_| {});
+    HttpSource::new(url, config.source_login.clone(), None, intake, ledger, &format!("{PRODUCT} (doctor)"))
 }
 
 /// Asks for each header; what would be the same for every database is asked once.

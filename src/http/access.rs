@@ -1,32 +1,62 @@
-//! One event a request, target `cvdmirror::access`, when its answer has been handed to the connection or broke off.
+//! One request on its way: when its answer has been handed to the connection or broke off, it is counted, logged in
+//! the combined format if that is wanted, and its client remembered if that is wanted.
 //!
-//! Never logged: the UUID in a ClamAV client's User-Agent, which names one installation.
-use super::{BodyError, Site};
-use hyper::{HeaderMap, Method, StatusCode, Uri, header::USER_AGENT};
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+//! Never logged: a UUID, which names one installation; the user and password of a URL; what could end a line early.
+use super::{BodyError, Site, metrics::Kind};
+use crate::{
+    clients::{Fetched, Installation},
+    cvd::{FileKind, FileName},
+    source::login::without_userinfo,
+};
+use hyper::{
+    HeaderMap, Method, StatusCode, Uri, Version,
+    header::{HeaderName, REFERER, USER_AGENT},
+};
+use std::{
+    fmt::Write as _,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
-/// The longest path or User-Agent that is logged, in bytes.
-const LOGGED_BYTES: usize = 256;
+/// The longest target, Referer or User-Agent that is logged, in bytes.
+const LOGGED_BYTES: usize = 512;
 
-/// What is logged of one request.
+/// What is noted of one request.
 pub(super) struct Access {
-    method: Method,
+    kind: Kind,
     path: String,
-    agent: String,
+    /// Its line in the access log, up to the status and from the size on; none where nothing is logged.
+    line: Option<(String, String)>,
+    /// Who asked; none where nobody is remembered, or for a page.
+    client: Option<Installation>,
+    /// The file that the request led to.
+    file: Option<FileName>,
     status: StatusCode,
     expected: u64,
     bytes: u64,
     site: Arc<Site>,
 }
 
+/// What a request says of itself, as far as it is noted.
+pub(super) struct Asked<'a> {
+    pub(super) peer: Option<IpAddr>,
+    pub(super) method: &'a Method,
+    pub(super) uri: &'a Uri,
+    pub(super) version: Version,
+    pub(super) headers: &'a HeaderMap,
+}
+
 impl Access {
-    pub(super) fn new(method: &Method, uri: &Uri, headers: &HeaderMap, site: Arc<Site>) -> Self {
-        let agent = headers.get(USER_AGENT).map(|agent| agent.as_bytes().escape_ascii().to_string());
-        let target = uri.path_and_query().map_or_else(|| uri.path(), |target| target.as_str());
+    pub(super) fn new(asked: &Asked<'_>, kind: Kind, site: Arc<Site>) -> Self {
+        let of_a_file = matches!(kind, Kind::Cvd | Kind::Cdiff | Kind::Sign | Kind::Alias);
+        let remembered = site.clients.is_some() && of_a_file && *asked.method == Method::GET;
+        let agent = || asked.headers.get(USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
         Self {
-            method: method.clone(),
-            path: cut(target.escape_default().to_string()),
-            agent: cut(without_uuid(agent.unwrap_or_default())),
+            kind,
+            path: logged(asked.uri.path().as_bytes()),
+            line: site.access_log.is_some().then(|| asked.line()),
+            client: remembered.then(|| Installation::of(agent())),
+            file: None,
             status: StatusCode::OK,
             expected: 0,
             bytes: 0,
@@ -34,64 +64,147 @@ impl Access {
         }
     }
 
+    /// Notes the file that the request led to.
+    pub(super) fn found(&mut self, file: &FileName) {
+        self.file = Some(file.clone());
+    }
+
     /// Notes what is about to be sent.
     pub(super) fn answer(&mut self, status: StatusCode, body_bytes: u64) {
         self.status = status;
         self.expected = body_bytes;
-        self.site.metrics.answered(status);
+        self.site.metrics.answered(self.kind, status);
     }
 
     /// Counts body bytes handed to the connection.
     pub(super) fn sent(&mut self, bytes: u64) {
         self.bytes += bytes;
-        self.site.metrics.body_bytes.fetch_add(bytes, Relaxed);
+        self.site.metrics.sent(self.kind, bytes);
     }
 
     /// Says why the body ends early.
     pub(super) fn broke(&self, error: &BodyError) {
         unreadable(&self.site, &self.path, error);
     }
+
+    /// What the client has now, as far as this request shows it.
+    fn fetched(&self) -> Option<Fetched> {
+        let file = self.file.as_ref()?;
+        let whole = self.status == StatusCode::OK && self.bytes == self.expected;
+        match (file.kind, self.status) {
+            // An empty CDIFF is no patch: who got it has yet to fetch the full CVD.
+            (FileKind::Cvd | FileKind::Cdiff, _) if whole && self.bytes > 0 => {
+                Some(Fetched::Now(file.database.clone(), file.version))
+            }
+            // Its own copy is not older.
+            (FileKind::Cvd, StatusCode::NOT_MODIFIED) => {
+                Some(Fetched::Before(file.database.clone(), file.version))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Says that an object could not be read for a request.
-pub(super) fn unreadable(site: &Site, path: &str, error: &BodyError) {
+fn unreadable(site: &Site, path: &str, error: &BodyError) {
     if let BodyError::Unreadable { source, .. } = error {
         (site.unreadable)(source);
     }
     site.metrics.unreadable.fetch_add(1, Relaxed);
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::error!(target: "cvdmirror::http", path, error = %error, cause, "cannot send an object");
+    tracing::error!(
+        path,
+        %error,
+        cause,
+        "{path} cannot be sent: {error}: {cause}; it is fetched again by itself, `cvdmirror store verify` finds what \
+         else is rotten"
+    );
 }
 
 impl Drop for Access {
     fn drop(&mut self) {
-        tracing::info!(
-            target: "cvdmirror::access",
-            method = self.method.as_str(),
-            path = self.path,
-            status = self.status.as_u16(),
-            bytes = self.bytes,
-            complete = self.bytes == self.expected,
-            agent = self.agent,
-        );
+        if let (Some(clients), Some(client)) = (&self.site.clients, self.client.take()) {
+            clients.saw(&client, self.fetched());
+        }
+        if let (Some(log), Some((mut line, after))) = (&self.site.access_log, self.line.take()) {
+            // Writing into a String cannot fail.
+            let _ = match self.bytes {
+                0 => writeln!(line, "{} - {after}", self.status.as_u16()),
+                bytes => writeln!(line, "{} {bytes} {after}", self.status.as_u16()),
+            };
+            log.line(line);
+        }
     }
 }
 
-/// `text`, which is ASCII, cut to [`LOGGED_BYTES`].
-fn cut(mut text: String) -> String {
-    text.truncate(LOGGED_BYTES);
-    text
+impl Asked<'_> {
+    /// Its line in Apache's combined format, up to the status, and from behind the size on. The user is never known.
+    fn line(&self) -> (String, String) {
+        let peer = self.peer.map_or("-".into(), |peer| peer.to_canonical().to_string());
+        let now = jiff::Zoned::now().strftime("%d/%b/%Y:%H:%M:%S %z");
+        let target = self.uri.path_and_query().map_or_else(|| self.uri.path(), |target| target.as_str());
+        let field = |name: HeaderName| match self.headers.get(name) {
+            Some(value) => logged(value.as_bytes()),
+            None => "-".to_owned(),
+        };
+        (
+            format!(
+                "{peer} - - [{now}] \"{} {} {:?}\" ",
+                logged(self.method.as_str().as_bytes()),
+                logged(target.as_bytes()),
+                self.version
+            ),
+            format!("\"{}\" \"{}\"", field(REFERER), field(USER_AGENT)),
+        )
+    }
 }
 
-/// Takes every `UUID: …` out, up to the next `,`, `;` or `)`.
-fn without_uuid(mut agent: String) -> String {
+/// What a client sent, as it may stand between quotes on one line: without what is secret, with every byte that is
+/// no printable ASCII, and quotes and backslashes, escaped as Apache does, and not longer than [`LOGGED_BYTES`].
+fn logged(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    // Cut before it is escaped, so that no escape is cut; with room for a UUID that the cut would leave half.
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * LOGGED_BYTES)]).into_owned();
+    for c in without_uuid(&without_userinfo(&text)).chars() {
+        if out.len() >= LOGGED_BYTES {
+            break;
+        }
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            ' '..='~' => out.push(c),
+            _ => {
+                let mut utf8 = [0; 4];
+                for byte in c.encode_utf8(&mut utf8).bytes() {
+                    let _ = write!(out, "\\x{byte:02x}");
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Takes every `UUID: …` out, up to the next `,`, `;` or `)`, and every UUID that stands there without that word.
+fn without_uuid(text: &str) -> String {
     const KEY: &str = "uuid";
-    while let Some(at) = agent.to_ascii_lowercase().find(KEY) {
-        let end = agent[at..].find([',', ';', ')']).map_or(agent.len(), |n| at + n);
-        let start = agent[..at].trim_end_matches([' ', ',', ';']).len();
-        agent.replace_range(start..end, "");
+    let mut text = text.to_owned();
+    while let Some(at) = text.to_ascii_lowercase().find(KEY) {
+        let end = text[at..].find([',', ';', ')']).map_or(text.len(), |n| at + n);
+        let start = text[..at].trim_end_matches([' ', ',', ';']).len();
+        text.replace_range(start..end, "");
     }
-    agent
+    let digit = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(start) = rest.find(digit) {
+        let (before, after) = rest.split_at(start);
+        let (word, after) = after.split_at(after.find(|c| !digit(c)).unwrap_or(after.len()));
+        // With and without hyphens it has 32 digits; an object's hash has 64.
+        let digits = word.chars().filter(char::is_ascii_hexdigit).count();
+        out.push_str(before);
+        out.push_str(if digits >= 32 && (digits, word.len()) != (64, 64) { "*" } else { word });
+        rest = after;
+    }
+    out + rest
 }
 
 #[cfg(test)]
@@ -102,24 +215,54 @@ mod tests {
 
     #[test]
     fn a_users_uuid_is_taken_out_and_the_rest_stays() {
-        for (agent, logged) in [
+        let hash = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+        for (agent, left) in [
             (
                 "ClamAV/1.4.6 (OS: Linux, ARCH: x86_64, CPU: x86_64, UUID: 6f1c2f0e-8a44-4c1a-9b1e-0123456789ab)",
                 "ClamAV/1.4.6 (OS: Linux, ARCH: x86_64, CPU: x86_64)",
             ),
             ("CVDUPDATE/1.1 (6f1c; uuid: a b, x)", "CVDUPDATE/1.1 (6f1c, x)"),
+            ("CVDUPDATE/1.1 (6f1c2f0e-8a44-4c1a-9b1e-0123456789ab)", "CVDUPDATE/1.1 (*)"),
+            ("x/6F1C2F0E8A444C1A9B1E0123456789AB/y", "x/*/y"),
             ("UUID: a, UUID: b", ""),
             ("curl/8.0", "curl/8.0"),
             ("uuid", ""),
+            (hash, hash),
         ] {
-            assert_eq!(without_uuid(agent.into()), logged);
+            assert_eq!(without_uuid(agent), left);
         }
+    }
+
+    #[test]
+    fn nothing_a_client_sends_can_leave_its_quotes() {
+        for (bytes, left) in [
+            (&b"/a\"b\\c"[..], "/a\\\"b\\\\c"),
+            (b"a\nb\r\x1b[31m\x00\x7f", "a\\x0ab\\x0d\\x1b[31m\\x00\\x7f"),
+            ("é".as_bytes(), "\\xc3\\xa9"),
+            (b"http://ada:secret@mirror/x", "http://***@mirror/x"),
+        ] {
+            assert_eq!(logged(bytes), left);
+        }
+        assert_eq!(logged(&[b'x'; 1 << 20]).len(), LOGGED_BYTES);
     }
 
     proptest! {
         #[test]
-        fn no_agent_keeps_a_uuid(agent in "[ -~]{0,40}(UUID: [0-9a-f]{8})?[ -~]{0,40}") {
-            prop_assert!(!without_uuid(agent).to_ascii_lowercase().contains("uuid"));
+        fn no_agent_keeps_a_uuid(
+            before in "[ -~]{0,40}",
+            word in prop::sample::select(vec!["UUID: ", "uuid=", "(", "/", ""]),
+            uuid in "[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}",
+            after in "[ -~]{0,40}",
+        ) {
+            let line = logged(format!("{before}{word}{uuid}{after}").as_bytes());
+            prop_assert!(!line.contains(&uuid) && !line.to_ascii_lowercase().contains("uuid"), "{line}");
+        }
+
+        #[test]
+        fn any_bytes_are_printable_ascii_without_a_bare_quote(bytes: Vec<u8>) {
+            let line = logged(&bytes);
+            prop_assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b)), "{line}");
+            prop_assert!(!line.replace("\\\\", "").replace("\\\"", "").contains('"'), "{line}");
         }
     }
 }

@@ -5,9 +5,10 @@
 //! a ban. Whatever is not an answer for ever says `no-store` or `no-cache`.
 use super::{
     Aliases, Freshness, Site,
-    access::{self, Access},
+    access::{Access, Asked},
     body::{Body, BodyError, Chunks, Payload},
     conditional::{self, Validators, Verdict},
+    metrics::Kind,
     page, pages,
     range::{self, Selection},
     target::{NoTarget, Target},
@@ -15,6 +16,7 @@ use super::{
 use crate::{
     clock::epoch_s,
     cvd::{FileKind, FileName},
+    exposition,
     mirror::Snapshot,
 };
 use bytes::Bytes;
@@ -27,7 +29,7 @@ use hyper::{
         REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
     },
 };
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 const REVALIDATE: &str = "no-cache";
@@ -35,13 +37,25 @@ const NO_STORE: &str = "no-store";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers a request.
-pub(super) async fn answer<B: hyper::body::Body>(site: &Arc<Site>, request: Request<B>) -> Response<Body> {
-    let mut access = Access::new(request.method(), request.uri(), request.headers(), site.clone());
-    let mut answer = match steps(site, &request).await {
+pub(super) async fn answer<B: hyper::body::Body>(
+    site: &Arc<Site>,
+    peer: Option<IpAddr>,
+    request: Request<B>,
+) -> Response<Body> {
+    let target = Target::parse(request.uri());
+    let asked = Asked {
+        peer,
+        method: request.method(),
+        uri: request.uri(),
+        version: request.version(),
+        headers: request.headers(),
+    };
+    let mut access = Access::new(&asked, Kind::of(&target), site.clone());
+    let mut answer = match steps(site, &request, target, &mut access).await {
         Ok(answer) => answer,
         Err(refusal) => {
             if let Refusal::Unreadable(error) = &refusal {
-                access::unreadable(site, request.uri().path(), error);
+                access.broke(error);
             }
             refusal.answer()
         }
@@ -61,15 +75,23 @@ pub(super) async fn answer<B: hyper::body::Body>(site: &Arc<Site>, request: Requ
     answer.map(|payload| Body::new(payload, access))
 }
 
-async fn steps<B>(site: &Site, request: &Request<B>) -> Result<Response<Payload>, Refusal> {
+async fn steps<B>(
+    site: &Site,
+    request: &Request<B>,
+    target: Result<Target, NoTarget>,
+    access: &mut Access,
+) -> Result<Response<Payload>, Refusal> {
     check_method(request.method())?;
     check_host(request)?;
-    let target = Target::parse(request.uri())?;
+    let target = target?;
     let snapshot = site.published.load_full();
     let found = match find(site, &snapshot, target)? {
         Resource::Redirect(name) => return Ok(redirect(&name)),
         Resource::Found(found) => found,
     };
+    if let Some(file) = &found.file {
+        access.found(file);
+    }
     let may_take_part = match found.check_conditions(request.headers()) {
         Verdict::Proceed { range } => range,
         Verdict::NotModified => return Ok(found.head(StatusCode::NOT_MODIFIED)),
@@ -128,6 +150,8 @@ enum Resource {
 /// A representation.
 struct Found {
     status: StatusCode,
+    /// The versioned name, of what is asked for by name.
+    file: Option<FileName>,
     content: Content,
     content_type: &'static str,
     cache: &'static str,
@@ -145,11 +169,14 @@ enum Content {
 fn find(site: &Site, snapshot: &Snapshot, target: Target) -> Result<Resource, Refusal> {
     let health = || (site.health)(snapshot);
     let found = match target {
-        Target::File(name) => Found::object(record(snapshot, &name)?, FOR_EVER),
+        Target::File(name) => {
+            let record = record(snapshot, &name)?;
+            Found::object(Some(name), record, FOR_EVER)
+        }
         Target::Object(id) => {
             // Only what a published name is bound to: the store may hold what is not to be served.
             let record = snapshot.files.values().find(|record| record.object == id);
-            Found::object(record.ok_or(Refusal::Unknown)?, FOR_EVER)
+            Found::object(None, record.ok_or(Refusal::Unknown)?, FOR_EVER)
         }
         Target::Alias(database) => {
             let published = snapshot.databases.get(&database).ok_or(Refusal::Unknown)?;
@@ -172,7 +199,7 @@ fn find(site: &Site, snapshot: &Snapshot, target: Target) -> Result<Resource, Re
         }
         Target::Metrics => {
             let text = site.metrics.render(snapshot, &health());
-            Found::page(text, "text/plain; version=0.0.4; charset=utf-8", NO_STORE)
+            Found::page(text, exposition::CONTENT_TYPE, NO_STORE)
         }
         Target::Health => {
             let health = health();
@@ -194,7 +221,7 @@ fn alias(site: &Site, snapshot: &Snapshot, name: FileName) -> Result<Resource, R
     let record = record(snapshot, &name)?;
     Ok(match site.aliases {
         Aliases::Redirect => Resource::Redirect(name),
-        Aliases::Direct => Resource::Found(Found::object(record, REVALIDATE)),
+        Aliases::Direct => Resource::Found(Found::object(Some(name), record, REVALIDATE)),
     })
 }
 
@@ -205,9 +232,10 @@ fn redirect(name: &FileName) -> Response<Payload> {
 }
 
 impl Found {
-    fn object(record: &NameRecord, cache: &'static str) -> Self {
+    fn object(file: Option<FileName>, record: &NameRecord, cache: &'static str) -> Self {
         Self {
             status: StatusCode::OK,
+            file,
             content: Content::Object { id: record.object, size: record.size },
             content_type: "application/octet-stream",
             cache,
@@ -229,6 +257,7 @@ impl Found {
         });
         Self {
             status: StatusCode::OK,
+            file: None,
             content: Content::Page(content),
             content_type,
             cache,

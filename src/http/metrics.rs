@@ -1,25 +1,84 @@
-//! Counters of the HTTP server, and their text for Prometheus (text exposition format 0.0.4).
-use super::{Freshness, Health};
-use crate::{dns, mirror::Snapshot};
+//! What the HTTP server counts, and everything that `/metrics` says.
+use super::{
+    Freshness, Health,
+    target::{NoTarget, Target},
+};
+use crate::{
+    cvd::{Database, FileKind},
+    exposition::{Exposition, Sample},
+    mirror::Snapshot,
+};
 use cvdmirror_store::Pack;
 use hyper::StatusCode;
 use std::{
-    fmt::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    fmt,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 /// Every status the handler gives; hyper's own 400 for a malformed head is counted in `malformed`.
 const STATUSES: [u16; 11] = [200, 206, 302, 304, 400, 404, 405, 412, 416, 500, 503];
 
-/// What the HTTP server counts. All but `open` only grow.
+/// What a request is for, as it is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// A full CVD, or its header alone (206).
+    Cvd,
+    Cdiff,
+    Sign,
+    /// `/<db>.cvd`.
+    Alias,
+    /// By its hash.
+    Object,
+    /// A page for people or programs.
+    Page,
+    Metrics,
+    /// Nothing that is here.
+    Other,
+}
+
+const KINDS: [(Kind, &str); 8] = [
+    (Kind::Cvd, "cvd"),
+    (Kind::Cdiff, "cdiff"),
+    (Kind::Sign, "sign"),
+    (Kind::Alias, "alias"),
+    (Kind::Object, "object"),
+    (Kind::Page, "page"),
+    (Kind::Metrics, "metrics"),
+    (Kind::Other, "other"),
+];
+
+impl Kind {
+    pub(super) fn of(target: &Result<Target, NoTarget>) -> Self {
+        let Ok(target) = target else { return Self::Other };
+        match target {
+            Target::File(name) => match name.kind {
+                FileKind::Cvd => Self::Cvd,
+                FileKind::Cdiff => Self::Cdiff,
+                FileKind::CvdSign | FileKind::CdiffSign => Self::Sign,
+            },
+            Target::Alias(_) | Target::AliasAt(_) => Self::Alias,
+            Target::Object(_) => Self::Object,
+            Target::Metrics => Self::Metrics,
+            // Every page there is or will be, so that a new one need not be named here.
+            _ => Self::Page,
+        }
+    }
+}
+
+/// Answers to requests of one kind.
 #[derive(Default, Debug)]
+struct Answers {
+    by_status: [AtomicU64; STATUSES.len()],
+    body_bytes: AtomicU64,
+}
+
+/// What others count and want to be read with it.
+type More = Box<dyn Fn(&mut Exposition) + Send + Sync>;
+
+/// What the HTTP server counts. All but `open` only grow.
+#[derive(Default)]
 pub struct Metrics {
-    answers: [AtomicU64; STATUSES.len()],
-    /// Body bytes handed to connections.
-    pub(super) body_bytes: AtomicU64,
+    answers: [Answers; KINDS.len()],
     /// Objects that could not be read for a request.
     pub(super) unreadable: AtomicU64,
     /// Connections accepted.
@@ -38,43 +97,69 @@ pub struct Metrics {
     pub(super) idle_timeouts: AtomicU64,
     /// Connections ended because the client took an answer too slowly.
     pub(super) write_timeouts: AtomicU64,
-    /// What the TXT responder counts; none where there is none.
-    dns: Option<Arc<dns::Metrics>>,
+    more: Vec<More>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("answers", &self.answers).finish_non_exhaustive()
+    }
 }
 
 impl Metrics {
-    /// Starts at zero, and shows what the TXT responder counts beside it.
-    pub fn new(dns: Option<Arc<dns::Metrics>>) -> Self {
-        Self { dns, ..Self::default() }
+    /// Shows what `more` adds beside what is counted here. Called by requests: it must not block.
+    pub fn with(mut self, more: impl Fn(&mut Exposition) + Send + Sync + 'static) -> Self {
+        self.more.push(Box::new(more));
+        self
     }
 
-    pub(super) fn answered(&self, status: StatusCode) {
-        let answers = STATUSES.iter().zip(&self.answers).find(|(known, _)| **known == status.as_u16());
-        if let Some((_, count)) = answers {
+    pub(super) fn answered(&self, kind: Kind, status: StatusCode) {
+        let by_status = &self.answers[kind as usize].by_status;
+        let count = STATUSES.iter().zip(by_status).find(|(known, _)| **known == status.as_u16());
+        if let Some((_, count)) = count {
             count.fetch_add(1, Relaxed);
         }
     }
 
-    /// Writes every counter, and what the snapshot and the health say as gauges.
+    /// Body bytes handed to connections so far.
+    pub(super) fn body_bytes(&self) -> u64 {
+        self.answers.iter().map(|answers| answers.body_bytes.load(Relaxed)).sum()
+    }
+
+    pub(super) fn sent(&self, kind: Kind, bytes: u64) {
+        self.answers[kind as usize].body_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Writes everything: what is counted, and what the snapshot and the health say now.
     pub(super) fn render(&self, snapshot: &Snapshot, health: &Health) -> String {
-        let mut out = String::new();
-        let mut family =
-            |name: &str, kind: &str, help: &str, samples: &mut dyn Iterator<Item = (String, u64)>| {
-                let mut samples = samples.peekable();
-                if samples.peek().is_some() {
-                    let _ = writeln!(out, "# HELP cvdmirror_{name} {help}\n# TYPE cvdmirror_{name} {kind}");
-                }
-                for (labels, value) in samples {
-                    let _ = writeln!(out, "cvdmirror_{name}{labels} {value}");
-                }
-            };
-        let mut answers = STATUSES
-            .iter()
-            .zip(&self.answers)
-            .map(|(status, count)| (format!("{{code=\"{status}\"}}"), count.load(Relaxed)));
-        family("http_responses_total", "counter", "Requests answered, by status.", &mut answers);
+        let mut out = Exposition::default();
+        self.served(&mut out);
+        published(&mut out, snapshot, health);
+        for more in &self.more {
+            more(&mut out);
+        }
+        out.text()
+    }
+
+    fn served(&self, out: &mut Exposition) {
+        let kinds = || KINDS.iter().zip(&self.answers);
+        // A status is shown once it was given, and 200 always, so that every kind has a beginning to count from.
+        let answers = kinds().flat_map(|((_, kind), answers)| {
+            let counts = STATUSES.iter().zip(&answers.by_status);
+            let counts = counts.map(|(status, count)| (status, count.load(Relaxed)));
+            counts
+                .filter(|(status, count)| *count > 0 || **status == 200)
+                .map(move |(status, count)| Sample::of(count).with("kind", kind).with("code", status))
+        });
+        out.counter(
+            "http_requests_total",
+            "Requests answered, by what was asked for and by status; 304 is a cache that was right.",
+            answers,
+        );
+        let bytes =
+            kinds().map(|((_, kind), now)| Sample::of(now.body_bytes.load(Relaxed)).with("kind", kind));
+        out.counter("http_response_bytes_total", "Body bytes handed to connections.", bytes);
         for (name, help, count) in [
-            ("http_body_bytes_total", "Body bytes handed to connections.", &self.body_bytes),
             (
                 "http_unreadable_objects_total",
                 "Objects that could not be read for a request.",
@@ -85,77 +170,76 @@ impl Metrics {
             ("http_connections_full_total", "Times the cap on connections was met.", &self.full),
             ("http_malformed_heads_total", "Request heads that were malformed or too long.", &self.malformed),
         ] {
-            family(name, "counter", help, &mut std::iter::once((String::new(), count.load(Relaxed))));
+            out.counter(name, help, [Sample::of(count.load(Relaxed))]);
         }
-        let mut timeouts =
-            [("head", &self.head_timeouts), ("idle", &self.idle_timeouts), ("slow", &self.write_timeouts)]
-                .into_iter()
-                .map(|(kind, count)| (format!("{{kind=\"{kind}\"}}"), count.load(Relaxed)));
-        family("http_timeouts_total", "counter", "Connections ended by a time limit.", &mut timeouts);
-        let one = |value| std::iter::once((String::new(), value));
-        family("http_connections_open", "gauge", "Connections open now.", &mut one(self.open.load(Relaxed)));
+        let timeouts =
+            [("head", &self.head_timeouts), ("idle", &self.idle_timeouts), ("slow", &self.write_timeouts)];
+        let timeouts = timeouts.map(|(kind, count)| Sample::of(count.load(Relaxed)).with("kind", kind));
+        out.counter("http_timeouts_total", "Connections ended by a time limit.", timeouts);
+        out.gauge("http_connections_open", "Connections open now.", [Sample::of(self.open.load(Relaxed))]);
+    }
+}
 
-        if let Some(dns) = &self.dns {
-            let mut answers =
-                [("NOERROR", &dns.answered), ("REFUSED", &dns.refused), ("FORMERR", &dns.malformed)]
-                    .into_iter()
-                    .map(|(code, count)| (format!("{{rcode=\"{code}\"}}"), count.load(Relaxed)));
-            family("dns_responses_total", "counter", "DNS queries answered, by code.", &mut answers);
-            for (name, help, count) in [
-                ("dns_ignored_total", "DNS messages that deserve no answer.", &dns.ignored),
-                ("dns_connections_total", "DNS connections accepted over TCP.", &dns.accepted),
-                ("dns_errors_total", "Errors of the DNS sockets.", &dns.errors),
-            ] {
-                family(name, "counter", help, &mut one(count.load(Relaxed)));
-            }
-            family(
-                "dns_connections_open",
-                "gauge",
-                "DNS connections open.",
-                &mut one(dns.open.load(Relaxed)),
-            );
-        }
-        let fresh = matches!(health.freshness, Freshness::Fresh);
-        family("fresh", "gauge", "1 while what is published is fresh.", &mut one(u64::from(fresh)));
-        let confirmed = snapshot.confirmed_at_s.map(|s| (String::new(), s));
-        family(
+/// What the snapshot and the health say.
+fn published(out: &mut Exposition, snapshot: &Snapshot, health: &Health) {
+    let fresh = matches!(health.freshness, Freshness::Fresh);
+    out.gauge("fresh", "1 while what is published is fresh, as /health says.", [Sample::of(fresh)]);
+    out.gauge("remarks", "What /health remarks on, in number.", [Sample::of(health.remarks.len())]);
+    let view = &snapshot.view;
+    let packs = view.packs();
+    let rotten = view.quarantined().iter().filter(|(id, _)| packs.iter().any(|pack| pack.id() == id));
+    let file_bytes: u64 = packs.iter().map(Pack::file_len).sum();
+    let held_bytes: u64 = snapshot.files.values().map(|record| record.size).sum();
+    for (name, help, value) in [
+        ("store_packs", "Packs in the store, without retired ones.", packs.len() as u64),
+        ("store_file_bytes", "Length of the packs' files, without retired ones.", file_bytes),
+        ("store_held_bytes", "Length of every file that is served, each on its own.", held_bytes),
+        ("store_quarantined_objects", "Copies of objects that were found rotten.", rotten.count() as u64),
+    ] {
+        out.gauge(name, help, [Sample::of(value)]);
+    }
+    type Of<'a> = &'a dyn Fn(&Database, &crate::mirror::Published) -> Option<u64>;
+    let files = |database: &Database| -> Vec<u64> {
+        let of_it = snapshot.files.iter().filter(|(name, _)| name.database == *database);
+        of_it.map(|(_, record)| record.size).collect()
+    };
+    let each: [(&str, &str, Of<'_>); 9] = [
+        ("version", "The version that a client can reach from what is held.", &|_, p| Some(p.version.into())),
+        ("cvd_version", "The newest full CVD held.", &|_, p| Some(p.cvd.into())),
+        ("signatures", "Signatures in the newest full CVD.", &|_, p| Some(p.signatures.into())),
+        ("built_timestamp_seconds", "When the newest full CVD was built.", &|_, p| Some(p.stime_s)),
+        (
             "confirmed_timestamp_seconds",
-            "gauge",
-            "When everything published was last confirmed at the source.",
-            &mut confirmed.into_iter(),
-        );
-        let view = &snapshot.view;
-        let packs = view.packs();
-        let rotten = view.quarantined().iter().filter(|(id, _)| packs.iter().any(|pack| pack.id() == id));
-        for (name, help, value) in [
-            ("store_packs", "Packs in the store.", packs.len() as u64),
-            ("store_bytes", "Length of the packs' files.", packs.iter().map(Pack::file_len).sum()),
-            ("store_quarantined_objects", "Copies of objects that were found rotten.", rotten.count() as u64),
-            ("remarks", "What /health remarks on, in number.", health.remarks.len() as u64),
-        ] {
-            family(name, "gauge", help, &mut one(value));
+            "When what is published was last confirmed as the newest at the source.",
+            &|_, p| p.confirmed_at_s,
+        ),
+        (
+            "chain_length",
+            "CDIFFs without a gap that end at the version: so many versions a client may be behind.",
+            &|_, p| Some(p.chain.map_or(0, |(first, last)| u64::from(last - first) + 1)),
+        ),
+        ("chain_gaps", "CDIFFs that are missing between the oldest and the newest held.", &|db, _| {
+            Some(crate::mirror::plan::Held::of(&snapshot.files, db).gaps().len() as u64)
+        }),
+        ("files", "Files that are served.", &|db, _| Some(files(db).len() as u64)),
+        ("bytes", "Their length.", &|db, _| Some(files(db).iter().sum())),
+    ];
+    for (name, help, value) in each {
+        let samples = snapshot.databases.iter().filter_map(|(database, published)| {
+            Some(Sample::of(value(database, published)?).with("database", database))
+        });
+        out.gauge(&format!("database_{name}"), help, samples);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_place() {
+        for (place, (kind, _)) in KINDS.iter().enumerate() {
+            assert_eq!(*kind as usize, place);
         }
-        // A database's name is letters, digits and `_`: nothing in it needs escaping.
-        let label = |database: &crate::cvd::Database| format!("{{database=\"{database}\"}}");
-        let published = || snapshot.databases.iter();
-        family(
-            "database_version",
-            "gauge",
-            "The version advertised.",
-            &mut published().map(|(db, p)| (label(db), p.version.into())),
-        );
-        family(
-            "database_cvd_version",
-            "gauge",
-            "The newest full CVD held.",
-            &mut published().map(|(db, p)| (label(db), p.cvd.into())),
-        );
-        family(
-            "database_confirmed_timestamp_seconds",
-            "gauge",
-            "When a database was last confirmed to be the newest at the source.",
-            &mut published().filter_map(|(db, p)| Some((label(db), p.confirmed_at_s?))),
-        );
-        out
     }
 }

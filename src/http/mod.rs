@@ -4,6 +4,7 @@
 //! ends in bounded time if its client does nothing; errors of accept neither end nor spin it; on shutdown running
 //! answers may finish for [`Limits::drain`]. Not offered: TLS, HTTP/2, compression (every object is compressed).
 mod access;
+mod access_log;
 mod body;
 mod conditional;
 mod guard;
@@ -15,10 +16,14 @@ mod pages;
 mod range;
 mod target;
 
+pub use access_log::AccessLog;
 pub use body::BodyError;
 pub use metrics::Metrics;
 
-use crate::mirror::{History, Snapshot, status::Status};
+use crate::{
+    clients::{Clients, Report},
+    mirror::{History, Snapshot, status::Status},
+};
 use arc_swap::ArcSwap;
 use hyper::{
     Request,
@@ -33,6 +38,7 @@ use std::{
     fmt,
     future::Future,
     io,
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -56,6 +62,10 @@ pub struct Site {
     pub aliases: Aliases,
     /// What this server counts.
     pub metrics: Arc<Metrics>,
+    /// Where requests are logged; none: nowhere.
+    pub access_log: Option<Arc<AccessLog>>,
+    /// Remembers who asked; none: nobody is remembered.
+    pub clients: Option<Arc<Clients>>,
     /// Judges whether a snapshot is fresh now. Called by requests: it must not block.
     pub health: Box<dyn Fn(&Snapshot) -> Health + Send + Sync>,
     /// Says what the status page shows beside it. Called by requests: it must not block.
@@ -96,6 +106,8 @@ pub struct Overview {
     pub status: Status,
     /// What its rounds did.
     pub history: Arc<History>,
+    /// Who asked lately; none where nobody is remembered.
+    pub clients: Option<Report>,
 }
 
 /// Whether what is published is fresh.
@@ -202,7 +214,7 @@ pub async fn serve(
                     site.metrics.full.fetch_add(1, Relaxed);
                     continue;
                 };
-                connections.spawn(connection(socket, site.clone(), limits.clone(), heard.clone(), (permit, head)));
+                connections.spawn(connection(socket, peer, site.clone(), limits.clone(), heard.clone(), (permit, head)));
             }
         }
     }
@@ -212,7 +224,12 @@ pub async fn serve(
     orders.send_modify(|order| order.drain = true);
     let drained = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
-        tracing::warn!(target: "cvdmirror::http", left = connections.len(), "downloads cut off at shutdown");
+        let left = connections.len();
+        tracing::warn!(
+            left,
+            "{left} downloads were cut off at shutdown, {:?} after its beginning",
+            limits.drain
+        );
         connections.shutdown().await;
     }
     Ok(())
@@ -259,7 +276,11 @@ async fn accept<L: Listener>(
                 Ok(socket) => break socket,
                 Err(error) => {
                     metrics.accept_errors.fetch_add(1, Relaxed);
-                    tracing::warn!(target: "cvdmirror::http", %error, "cannot accept a connection");
+                    tracing::warn!(
+                        %error,
+                        "cannot accept a connection: {error}; if files are too many, raise their limit (LimitNOFILE= \
+                         of a service)"
+                    );
                     if of_one_connection(&error) {
                         continue;
                     }
@@ -290,6 +311,7 @@ fn of_one_connection(error: &io::Error) -> bool {
 /// Runs one connection to its end.
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     socket: S,
+    peer: Option<IpAddr>,
     site: Arc<Site>,
     limits: Limits,
     mut orders: watch::Receiver<Order>,
@@ -307,7 +329,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         }
         let (site, standing) = (site.clone(), standing.clone());
         async move {
-            let mut answer = handler::answer(&site, request).await;
+            let mut answer = handler::answer(&site, peer, request).await;
             if standing.borrow().full > 0 {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -342,7 +364,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         if error.is_parse() {
             metrics.malformed.fetch_add(1, Relaxed);
         }
-        tracing::debug!(target: "cvdmirror::http", error = %error, "connection ended");
+        tracing::debug!(%error, "a connection ended: {error}");
     }
 }
 

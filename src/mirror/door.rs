@@ -66,7 +66,8 @@ impl Door {
         verifier.verify_pack(pack, all).inspect_err(|why| {
             self.refused.insert(pack.id().clone(), (pack.file_len(), why.clone()));
         })?;
-        tracing::info!(pack = pack.id().as_str(), "verified a pack that was not sealed here");
+        let pack = pack.id().as_str();
+        tracing::info!(pack, "verified a pack that was not sealed here, now published: {pack}");
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ pub mod snapshot;
 pub mod state;
 pub mod status;
 mod sync;
+pub mod tally;
 mod trust;
 pub mod verify;
 
@@ -38,8 +39,9 @@ use state::{DatabaseState, State, StateError};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
+use tally::Tally;
 use trust::Trust;
 
 /// Why a mirror cannot be opened.
@@ -142,6 +144,7 @@ pub struct Mirror {
     last_round: ArcSwap<Option<Round>>,
     history: ArcSwap<History>,
     signs: late_signs::Asked,
+    tally: Mutex<Tally>,
     /// One round at a time.
     round: tokio::sync::Mutex<()>,
     _lock: data_dir::Lock,
@@ -210,6 +213,7 @@ impl Mirror {
             last_round: ArcSwap::from_pointee(None),
             history: ArcSwap::from_pointee(history),
             signs: late_signs::Asked::default(),
+            tally: Mutex::default(),
             round: tokio::sync::Mutex::new(()),
             _lock: lock,
         })
@@ -259,6 +263,20 @@ impl Mirror {
     /// What rounds did so far.
     pub fn history(&self) -> Arc<History> {
         self.history.load_full()
+    }
+
+    /// What rounds came to so far.
+    pub fn tally(&self) -> Tally {
+        self.tallied().clone()
+    }
+
+    fn tallied(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state file.
+    pub fn state(&self) -> Arc<State> {
+        self.state.clone()
     }
 
     /// Looks at the store directory again, between two rounds.
@@ -322,7 +340,9 @@ impl Mirror {
         };
         let Some(cvdmirror_store::Error::Rotten { pack, object, .. }) = read() else { return false };
         if let Err(e) = self.quarantine(&pack, object) {
-            tracing::warn!("the quarantine is forgotten at the next start: {e}");
+            tracing::warn!(
+                "the quarantine is forgotten at the next start: {e}; see that the file can be written"
+            );
         }
         true
     }

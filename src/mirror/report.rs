@@ -56,7 +56,7 @@ pub struct FileRound {
 }
 
 /// What came of asking for a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Verified and stored.
@@ -98,6 +98,32 @@ impl DatabaseRound {
             }
         }
     }
+
+    /// Says in the log how it went: a line, and a warning where the newest version is not published.
+    pub(super) fn log(&self) {
+        let (database, published) = (&self.database, self.published);
+        let newest = self.newest.as_ref().map(|newest| newest.version);
+        let held = published.map_or("nothing is served of it".into(), |v: u32| format!("{v} is served"));
+        match &self.error {
+            Some(error) => tracing::warn!(
+                database,
+                published,
+                newest,
+                error,
+                "{database}: checked in vain: {error}; {held}; it is tried again by itself, and if that does not help, \
+                 `cvdmirror doctor` says what does"
+            ),
+            None if self.before == published => {
+                tracing::info!(
+                    database,
+                    published,
+                    newest,
+                    "{database}: checked, {held}, the newest there is"
+                );
+            }
+            None => tracing::info!(database, published, newest, "{database}: checked, {held}, and is new"),
+        }
+    }
 }
 
 impl Round {
@@ -112,16 +138,31 @@ impl Round {
     }
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Outcome {
+    /// Every one.
+    pub const ALL: [Self; 7] =
+        [Self::Stored, Self::Rebuilt, Self::Used, Self::Absent, Self::Stale, Self::Refused, Self::Failed];
+
+    /// Its name as a label.
+    pub fn label(self) -> &'static str {
+        match self {
             Self::Stored => "stored",
             Self::Rebuilt => "rebuilt",
             Self::Used => "used",
             Self::Absent => "absent",
             Self::Stale => "stale",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
             Self::Refused => "REFUSED",
             Self::Failed => "FAILED",
+            other => other.label(),
         })
     }
 }

@@ -133,6 +133,7 @@ impl Mirror {
             self.state.forget_retired(&over)?;
         }
         tidied.waiting_bytes = self.waiting_bytes()?;
+        self.tallied().waiting_bytes = tidied.waiting_bytes;
         failed.map_or(Ok(tidied), Err)
     }
 

@@ -119,6 +119,11 @@ impl Snapshot {
         (Self { files, databases, confirmed_at_s, view }, unreadable)
     }
 
+    /// The version that is advertised of each database.
+    pub fn versions(&self) -> BTreeMap<Database, u32> {
+        self.databases.iter().map(|(database, published)| (database.clone(), published.version)).collect()
+    }
+
     /// The same content, with other confirmations.
     pub fn reconfirmed(&self, confirmed: impl Fn(&Database) -> Option<u64>) -> Self {
         let mut databases = self.databases.clone();

@@ -3,6 +3,8 @@
 //! Lost or broken, it costs a verification of every pack at the next start and the memory of past checks;
 //! nothing held is affected. Values are JSON, so that a person with `redb` at hand can read them.
 //! A write that the disk refuses (it is full, or read-only now) fails alone: the file is opened anew at the next use.
+mod clients;
+
 use super::{OpenError, history::History};
 use crate::{cvd::Database, source::budget::Book};
 use cvdmirror_store::{ObjectId, Pack, PackId};
@@ -23,7 +25,7 @@ const RETIRED: TableDefinition<&str, u64> = TableDefinition::new("retired-0");
 /// Copies of objects that were found rotten: pack, a space, object.
 const ROTTEN: TableDefinition<&str, u64> = TableDefinition::new("rotten-0");
 const DATABASES: TableDefinition<&str, &str> = TableDefinition::new("databases-0");
-/// Single values: the installation's id, the upstream's ledger, the history.
+/// Single values: the installation's id, the upstream's ledger, the history, the key of the clients' hashes.
 const VALUES: TableDefinition<&str, &str> = TableDefinition::new("values-0");
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -56,6 +58,12 @@ pub struct DatabaseState {
     pub confirmed_at_s: Option<u64>,
     /// What went wrong at the last check, in words.
     pub last_error: Option<String>,
+    /// When a check last ended well, epoch seconds.
+    #[serde(default)]
+    pub succeeded_at_s: Option<u64>,
+    /// When a check last ended otherwise, epoch seconds.
+    #[serde(default)]
+    pub failed_at_s: Option<u64>,
 }
 
 /// An open state file: for writing, or beside nobody who writes for reading.
@@ -177,6 +185,7 @@ impl State {
                 txn.open_table(VALUES)?;
                 txn.open_table(RETIRED)?;
                 txn.open_table(ROTTEN)?;
+                txn.open_table(clients::CLIENTS)?;
                 Ok(found.unwrap_or(FORMAT))
             })
             .map_err(OpenError::State)?;

@@ -49,19 +49,14 @@ impl Mirror {
         }
         for database in &self.databases {
             let report = self.round_of(database).await;
-            tracing::info!(
-                database = report.database,
-                published = report.published,
-                newest = report.newest.as_ref().map(|n| n.version),
-                error = report.error,
-                "checked"
-            );
+            report.log();
+            self.tallied().database(&report);
             round.databases.push(report);
         }
         match tokio::task::block_in_place(|| self.tidy(epoch_s())) {
             Ok(_) => {}
             Err(e) => {
-                tracing::warn!("old packs are not tidied up: {e}");
+                tracing::warn!("old packs are not tidied up: {e}; the next round tries again");
                 self.find(format!("old packs are not tidied up: {e}"));
             }
         }
@@ -72,6 +67,7 @@ impl Mirror {
         }
         round.took_ms = started.elapsed().as_millis() as u64;
         tokio::task::block_in_place(|| self.note(&round));
+        self.tallied().round(&round);
         self.last_round.store(Arc::new(Some(round.clone())));
         round
     }
@@ -147,6 +143,8 @@ impl Mirror {
                 checked_at_s: Some(now_s),
                 confirmed_at_s: if confirmed { at_s } else { before.confirmed_at_s },
                 last_error: report.error.clone(),
+                succeeded_at_s: if report.error.is_none() { Some(now_s) } else { before.succeeded_at_s },
+                failed_at_s: if report.error.is_some() { Some(now_s) } else { before.failed_at_s },
             },
         )?;
         let remembered = self.remembered();
@@ -265,7 +263,7 @@ impl Mirror {
                         let older = matches!(e, SyncError::Older { .. });
                         report.outcome = if older { Outcome::Stale } else { Outcome::Refused };
                         report.detail = e.to_string();
-                        tracing::warn!("{e}");
+                        tracing::warn!("{e}; what is held stays as it is");
                     }
                     Err(e) => return Err(e),
                 }
@@ -389,7 +387,7 @@ impl Mirror {
             // Whatever is in the way, the full file is the way round.
             Err(why) => {
                 report.detail = format!("not rebuilt: {why}");
-                tracing::warn!("{name} {}", report.detail);
+                tracing::warn!("{name} {}; the full file is fetched instead", report.detail);
                 work.report.files.push(report);
             }
         }

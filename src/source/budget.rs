@@ -53,6 +53,19 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Cvd, Self::Header, Self::Cdiff, Self::Sign];
+
+    /// Its name as a label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Cvd => "cvd",
+            Self::Header => "header",
+            Self::Cdiff => "cdiff",
+            Self::Sign => "sign",
+        }
+    }
+
     /// The kind of what is wanted.
     pub fn of(wanted: &Wanted) -> Self {
         match wanted {
@@ -103,6 +116,9 @@ pub struct Book {
     pub cool_down: Option<CoolDown>,
     /// By day (`2026-11-22`, UTC) and kind.
     pub days: BTreeMap<String, BTreeMap<Kind, Count>>,
+    /// By kind, since ever.
+    #[serde(default)]
+    pub total: BTreeMap<Kind, Count>,
     /// When each full CVD was asked for in the last hour, by file.
     full: BTreeMap<String, Vec<u64>>,
 }
@@ -132,7 +148,7 @@ impl Book {
 
     /// Notes a request that is made.
     pub fn asked(&mut self, wanted: &Wanted, now_s: u64) {
-        self.count(wanted, now_s).requests += 1;
+        self.count(wanted, now_s, |count| count.requests += 1);
         if let Wanted::Cvd(database, _) = wanted {
             let asked = self.full.entry(database.to_string()).or_default();
             asked.retain(|at_s| at_s + HOUR_S > now_s);
@@ -142,7 +158,7 @@ impl Book {
 
     /// Notes bytes that came.
     pub fn received(&mut self, wanted: &Wanted, bytes: u64, now_s: u64) {
-        self.count(wanted, now_s).bytes += bytes;
+        self.count(wanted, now_s, |count| count.bytes += bytes);
     }
 
     /// Notes a 403.
@@ -161,8 +177,10 @@ impl Book {
         self.cool_down = Some(CoolDown { until_s: now_s + wait_s, why: why.into() });
     }
 
-    fn count(&mut self, wanted: &Wanted, now_s: u64) -> &mut Count {
-        on_day(&mut self.days, now_s).entry(Kind::of(wanted)).or_default()
+    fn count(&mut self, wanted: &Wanted, now_s: u64, change: impl Fn(&mut Count)) {
+        let kind = Kind::of(wanted);
+        change(self.total.entry(kind).or_default());
+        change(on_day(&mut self.days, now_s).entry(kind).or_default());
     }
 
     /// What was asked on the day of `now_s`.
@@ -269,6 +287,7 @@ mod tests {
         }
         assert_eq!(book.today(199 * 86_400)[&Kind::Cvd], Count { requests: 1, bytes: 10 });
         assert_eq!(book.days.len(), DAYS_KEPT);
+        assert_eq!(book.total[&Kind::Cvd], Count { requests: 200, bytes: 2000 });
     }
 
     #[test]

@@ -2,6 +2,7 @@
 use super::{
     FetchError, Fetched, Wanted,
     budget::{Ledger, Policy},
+    login::{Login, without_userinfo},
     staging::{Intake, Staging},
 };
 use crate::{
@@ -28,6 +29,7 @@ const MAX_RESUMES: usize = 3;
 #[derive(Debug)]
 pub(super) struct Getter {
     client: Client,
+    login: Option<Login>,
     pub(super) intake: Intake,
     ledger: Ledger,
     policy: Policy,
@@ -45,7 +47,13 @@ pub(super) enum Answer {
 
 impl Getter {
     /// Speaks to the upstream at `base`.
-    pub(super) fn new(base: &Url, intake: Intake, ledger: Ledger, user_agent: &str) -> Result<Self, String> {
+    pub(super) fn new(
+        base: &Url,
+        login: Option<Login>,
+        intake: Intake,
+        ledger: Ledger,
+        user_agent: &str,
+    ) -> Result<Self, String> {
         // Fails only if a provider is installed already, which does as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
@@ -59,7 +67,7 @@ impl Getter {
         }
         let client = builder.build().map_err(|e| format!("no TLS client: {}", causes(&e)))?;
         let policy = Policy::towards(base.host_str().unwrap_or_default());
-        Ok(Self { client, intake, ledger, policy, off_by_s: AtomicI64::new(0) })
+        Ok(Self { client, login, intake, ledger, policy, off_by_s: AtomicI64::new(0) })
     }
 
     /// How far this machine's clock is ahead, seconds; nothing while the clocks agree.
@@ -94,7 +102,7 @@ impl Getter {
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(Answer::Unchanged);
         }
-        let origin = response.url().to_string();
+        let origin = shown(response.url());
         let via = cache_headers(response.headers());
         let etag = response.headers().get(header::ETAG).cloned();
         let validator = validator(response.headers());
@@ -141,27 +149,29 @@ impl Getter {
     ) -> Result<Response, FetchError> {
         let now_s = epoch_s();
         self.ledger.book().may_ask(wanted, self.policy, now_s).map_err(|cool_down| FetchError::CoolDown {
-            url: url.to_string(),
+            url: shown(url),
             wait_s: cool_down.until_s.saturating_sub(now_s),
             why: cool_down.why,
         })?;
         self.ledger.note(|book| book.asked(wanted, now_s));
-        let request = self.client.get(url.clone()).headers(with(HeaderMap::new()));
+        // The client turns a login in the URL into a field that no redirect takes to another host.
+        let asked = self.login.as_ref().map_or_else(|| url.clone(), |login| login.put_into(url));
+        let request = self.client.get(asked).headers(with(HeaderMap::new()));
         let response = match timeout(self.intake.limits.stall, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(e)) if speaks_otherwise(&e) => {
                 return Err(FetchError::WrongScheme { url: url.clone(), why: causes(&e) });
             }
-            Ok(Err(e)) => return Err(FetchError::Unreachable { url: url.to_string(), why: causes(&e) }),
+            Ok(Err(e)) => return Err(FetchError::Unreachable { url: shown(url), why: causes(&e) }),
             Err(_) => {
                 let what = "no answer came in time,";
-                return Err(FetchError::TooSlow { origin: url.to_string(), what, got_bytes: 0 });
+                return Err(FetchError::TooSlow { origin: shown(url), what, got_bytes: 0 });
             }
         };
         if let Some(theirs_s) = date_s(response.headers()) {
             self.off_by_s.store(clock::off_by(epoch_s(), theirs_s).unwrap_or(0), Ordering::Relaxed);
         }
-        let url = || response.url().to_string();
+        let url = || shown(response.url());
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED => Ok(response),
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(FetchError::Absent { origin: url() }),
@@ -197,7 +207,7 @@ impl Getter {
         started: Instant,
     ) -> Result<(), FetchError> {
         let limits = &self.intake.limits;
-        let origin = response.url().to_string();
+        let origin = shown(response.url());
         let head_only = matches!(wanted, Wanted::Header(..));
         let cap_bytes = wanted.cap(limits);
         let (body_started, had_bytes) = (Instant::now(), staging.len());
@@ -230,6 +240,11 @@ impl Getter {
             }
         }
     }
+}
+
+/// A URL as it may be said: a redirect may have put a password into it.
+fn shown(url: &Url) -> String {
+    without_userinfo(url.as_str())
 }
 
 fn range(from: u64, to: Option<u64>) -> HeaderValue {
@@ -317,5 +332,5 @@ fn causes(error: &reqwest::Error) -> String {
         texts.push(error.to_string());
         cause = error.source();
     }
-    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
+    if texts.is_empty() { without_userinfo(&error.to_string()) } else { texts.join(": ") }
 }

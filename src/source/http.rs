@@ -7,6 +7,7 @@ use super::{
     Evidence, FetchError, Fetched, Newest, Wanted,
     budget::Ledger,
     get::{Answer, Getter},
+    login::Login,
     staging::Intake,
     txt::TxtResolver,
 };
@@ -36,12 +37,13 @@ pub struct HttpSource {
 }
 
 impl HttpSource {
-    /// Uses the upstream at `base`; what is asked of it is noted in `ledger`.
+    /// Uses the upstream at `base`, as whoever `login` says; what is asked of it is noted in `ledger`.
     ///
     /// # Errors
     /// When no TLS client can be made, in words.
     pub fn new(
         mut base: Url,
+        login: Option<Login>,
         txt: Option<TxtResolver>,
         intake: Intake,
         ledger: Ledger,
@@ -50,7 +52,7 @@ impl HttpSource {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let getter = Getter::new(&base, intake, ledger, user_agent)?;
+        let getter = Getter::new(&base, login, intake, ledger, user_agent)?;
         Ok(Self { base, getter, txt, probed: Mutex::default(), fetched: Mutex::default() })
     }
 

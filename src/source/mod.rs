@@ -8,6 +8,7 @@ pub mod budget;
 pub mod directory;
 mod get;
 pub mod http;
+pub mod login;
 pub mod staging;
 pub mod txt;
 

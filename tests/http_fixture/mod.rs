@@ -155,6 +155,8 @@ impl Server {
             published: Arc::new(ArcSwap::from_pointee(snapshot(dir.path()))),
             aliases,
             metrics: Arc::new(Metrics::default()),
+            access_log: None,
+            clients: None,
             health: Box::new(move |snapshot| Health {
                 freshness: why
                     .lock()

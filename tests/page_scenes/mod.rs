@@ -3,6 +3,7 @@
 use super::http_fixture::fill;
 use arc_swap::ArcSwap;
 use cvdmirror::{
+    clients::{DatabaseClients, Lags, Report},
     cvd::{FileKind, FileName},
     http::{Aliases, Freshness, Health, Limits, Metrics, Overview, Site, serve},
     mirror::{
@@ -35,6 +36,22 @@ pub struct Scene {
     snapshot: Snapshot,
     health: Health,
     overview: Overview,
+}
+
+/// A site of three hundred, two of them left behind.
+fn clients(now_s: u64) -> Report {
+    let lags = |current, one_behind, older| Lags { current, one_behind, older, ..Lags::default() };
+    let of = |published, lags| DatabaseClients { published, lags, ..DatabaseClients::default() };
+    Report {
+        retention_s: 14 * DAY_S,
+        installations: 312,
+        engines: [("ClamAV/1.4.6".into(), 290), ("ClamAV/1.0.9".into(), 20), ("CVDUPDATE/1.1".into(), 2)]
+            .into(),
+        databases: [("daily".into(), of(28_110, lags(270, 40, 2))), ("main".into(), of(63, lags(312, 0, 0)))]
+            .into(),
+        nameless: [("curl/8.5.0".into(), now_s)].into(),
+        turned_away: 0,
+    }
 }
 
 pub fn now_s() -> u64 {
@@ -184,7 +201,11 @@ impl Scene {
     /// Everything is as it should be.
     pub fn fresh(dir: &Path) -> Self {
         let now_s = now_s();
-        let overview = Overview { status: status(now_s), history: Arc::new(history(now_s)) };
+        let overview = Overview {
+            status: status(now_s),
+            history: Arc::new(history(now_s)),
+            clients: Some(clients(now_s)),
+        };
         let health = Health { freshness: Freshness::Fresh, remarks: Vec::new() };
         Self { name: "fresh", snapshot: snapshot(dir, now_s), health, overview }
     }
@@ -200,6 +221,8 @@ impl Scene {
         daily.stale = Some("last confirmed by the source 31 h ago".into());
         daily.newest = Some(28_112);
         daily.confirmed_at_s = Some(now_s - 31 * HOUR_S);
+        let clients = scene.overview.clients.as_mut().unwrap();
+        clients.engines.insert(HOSTILE.into(), 1);
         status.findings = vec![format!("pack <b>20261122</b>: {HOSTILE}")];
         let events = &mut Arc::make_mut(&mut scene.overview.history).events;
         events.push(Event {
@@ -257,6 +280,8 @@ impl Scene {
             published: Arc::new(ArcSwap::from_pointee(snapshot)),
             aliases: Aliases::Redirect,
             metrics: Arc::new(Metrics::default()),
+            access_log: None,
+            clients: None,
             health: Box::new(move |_| health.clone()),
             overview: Box::new(move |_| overview.clone()),
             unreadable: Box::new(|_| {}),

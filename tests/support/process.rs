@@ -102,6 +102,12 @@ pub fn terminate(child: &Child) {
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
 }
 
+/// Sends a child SIGHUP.
+pub fn hang_up(child: &Child) {
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+}
+
 /// The lines a child has printed so far.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<String>>>);

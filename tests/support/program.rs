@@ -28,6 +28,8 @@ impl Program {
             // A round only when the test asks for one.
             ("check-interval", "1h"),
             ("stall-timeout", "5s"),
+            // Where `Serving::requests` reads what was asked.
+            ("access-log", "-"),
         ];
         Self {
             dir: tempfile::tempdir().unwrap(),
@@ -106,7 +108,11 @@ impl Program {
 
     /// Starts a server; it has not done its first round yet.
     pub fn serve(&self) -> Serving {
-        let mut command = self.command(&["serve"]);
+        self.serve_as(self.command(&["serve"]))
+    }
+
+    /// Starts a server with a command line of one's own.
+    pub fn serve_as(&self, mut command: Command) -> Serving {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (stdout, log) =
@@ -118,7 +124,7 @@ impl Program {
             let line = stdout.find("listening on http://")?;
             Some(line.rsplit('/').next().unwrap().parse().unwrap())
         });
-        Serving { child, address, log }
+        Serving { child, address, stdout, log }
     }
 }
 
@@ -141,6 +147,8 @@ pub fn bare() -> Command {
 pub struct Serving {
     child: Child,
     pub address: SocketAddr,
+    /// The addresses, then the access log.
+    pub stdout: Lines,
     pub log: Lines,
 }
 
@@ -169,16 +177,16 @@ impl Serving {
 
     /// Target and status of every request logged so far, but for those of this harness.
     pub fn requests(&self) -> Vec<(String, u16)> {
-        let field = |line: &str, name: &str| {
-            let value = line.split_once(&format!(" {name}="))?.1;
-            Some(value.split(' ').next().unwrap().trim_matches('"').to_owned())
+        let ours = format!("\"{}\"", wire::AGENT);
+        let lines = self.stdout.so_far();
+        let requests = lines.iter().filter(|line| !line.ends_with(&ours));
+        // ADDRESS - - [TIME] "METHOD TARGET VERSION" STATUS BYTES "REFERER" "AGENT"
+        let read = |line: &String| {
+            let mut parts = line.split('"').skip(1);
+            let target = parts.next()?.split(' ').nth(1)?.to_owned();
+            Some((target, parts.next()?.trim().split(' ').next()?.parse().ok()?))
         };
-        let lines = self.log.so_far();
-        lines
-            .iter()
-            .filter(|line| line.contains(" method=") && !line.contains(wire::AGENT))
-            .map(|line| (field(line, "path").unwrap(), field(line, "status").unwrap().parse().unwrap()))
-            .collect()
+        requests.filter_map(read).collect()
     }
 
     /// The most memory it has used so far, KiB.
@@ -197,6 +205,11 @@ impl Serving {
         process::terminate(&self.child);
     }
 
+    /// Tells it that its log was rotated.
+    pub fn hang_up(&self) {
+        process::hang_up(&self.child);
+    }
+
     /// Waits for its end and returns the exit code.
     pub fn ends(&mut self) -> Option<i32> {
         process::ends(&mut self.child).expect("the server ends").code()
@@ -211,9 +224,7 @@ impl Drop for Serving {
             let _ = self.child.wait();
         }
         if std::thread::panicking() {
-            let lines = self.log.so_far();
-            let told: Vec<_> = lines.iter().filter(|line| !line.contains(wire::AGENT)).collect();
-            eprintln!("-- log of the server\n{told:#?}");
+            eprintln!("-- log of the server\n{:#?}", self.log.so_far());
         }
     }
 }

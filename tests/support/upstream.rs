@@ -40,6 +40,8 @@ pub struct Asked {
     pub target: String,
     pub range: Option<String>,
     pub agent: String,
+    /// Authorization, then Proxy-Authorization.
+    pub logins: Vec<String>,
 }
 
 #[derive(Default)]
@@ -139,7 +141,7 @@ impl Script {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        let mut asked = Asked { target, range: None, agent: String::new() };
+        let mut asked = Asked { target, range: None, agent: String::new(), logins: Vec::new() };
         loop {
             line.clear();
             reader.read_line(&mut line)?;
@@ -147,11 +149,17 @@ impl Script {
             match key.to_ascii_lowercase().as_str() {
                 "range" => asked.range = Some(value.trim().into()),
                 "user-agent" => asked.agent = value.trim().into(),
+                "authorization" | "proxy-authorization" => asked.logins.push(value.trim().into()),
                 _ => {}
             }
         }
         self.log.lock().unwrap().push(asked.clone());
-        let path = asked.target.split('?').next().unwrap_or_default();
+        // A proxy is asked with the whole URL, and answers as the host it names.
+        let path = match asked.target.strip_prefix("http://").and_then(|rest| rest.find('/')) {
+            Some(slash) => &asked.target["http://".len() + slash..],
+            None => &asked.target,
+        };
+        let path = path.split('?').next().unwrap_or_default();
         let answer = {
             let answers = self.answers.lock().unwrap();
             answers.get(&asked.target).or_else(|| answers.get(path)).cloned()

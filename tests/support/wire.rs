@@ -47,6 +47,21 @@ pub fn raw(address: SocketAddr, request: &[u8]) -> Reply {
     reply(&bytes)
 }
 
+/// Sends bytes while it reads, to the connection's end, which it asks for by closing its writing half.
+pub fn pour(address: SocketAddr, requests: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut answers = stream.try_clone().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = answers.read_to_end(&mut bytes);
+        bytes
+    });
+    stream.write_all(requests).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    reading.join().unwrap()
+}
+
 pub fn reply(bytes: &[u8]) -> Reply {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
     let end = end.unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(bytes)));

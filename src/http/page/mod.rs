@@ -2,6 +2,7 @@
 //!
 //! Guarantees: made from memory alone; every text from outside is escaped by the template; bounded, however much is
 //! held. It judges nothing itself: the verdict is that of /health.
+mod clients;
 mod timeline;
 mod words;
 
@@ -13,6 +14,7 @@ use crate::{
 };
 use askama::Template;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use clients::Clients;
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -51,6 +53,8 @@ struct Page<'a> {
     sent: String,
     connections: u64,
     store: StorePart,
+    /// None where nobody is remembered.
+    clients: Option<Clients>,
 }
 
 /// What is said first.
@@ -163,7 +167,7 @@ pub(super) fn render(
     metrics: &Metrics,
     now_s: u64,
 ) -> Result<String, askama::Error> {
-    let Overview { status, history } = overview;
+    let Overview { status, history, clients } = overview;
     let of = |name: &str| history.versions.get(name);
     let shown = status.databases.iter().filter_map(|database| of(&database.database));
     let window = Window::over(shown.flat_map(BTreeMap::values), now_s);
@@ -178,7 +182,7 @@ pub(super) fn render(
         databases: databases.map(|d| DatabasePart::of(d, snapshot, history, window, now_s)).collect(),
         events: [latest, events.collect()],
         upstream: status.ledger.as_ref().map(|book| Upstream::of(book, history, now_s)),
-        sent: size(metrics.body_bytes.load(Relaxed)),
+        sent: size(metrics.body_bytes()),
         connections: metrics.open.load(Relaxed),
         store: StorePart {
             size: size(status.store_bytes),
@@ -187,6 +191,7 @@ pub(super) fn render(
             quarantined: snapshot.view.quarantined().iter().count(),
             findings: status.findings.len(),
         },
+        clients: clients.as_ref().map(Clients::of),
     };
     page.render()
 }

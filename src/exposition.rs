@@ -1,0 +1,167 @@
+//! Metrics as Prometheus reads them (text exposition format 0.0.4), gathered when they are asked for.
+//!
+//! What is counted lives as plain numbers where it happens; here the numbers of one moment get their names, in the
+//! conventions of Prometheus: base units, `_total` for counters, labels with few values.
+use prometheus::{
+    TextEncoder,
+    core::Collector as _,
+    process_collector::ProcessCollector,
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
+};
+use std::fmt;
+
+/// The content type of the text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The metrics of one moment.
+#[derive(Default)]
+pub struct Exposition {
+    families: Vec<MetricFamily>,
+}
+
+/// A value with its labels.
+pub struct Sample {
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+}
+
+impl Sample {
+    /// A value of which there is one.
+    pub fn of(value: impl Number) -> Self {
+        Self { labels: Vec::new(), value: value.number() }
+    }
+
+    /// Adds a label.
+    pub fn with(mut self, label: &'static str, value: impl fmt::Display) -> Self {
+        self.labels.push((label, value.to_string()));
+        self
+    }
+}
+
+/// What a value can be. Exact up to 2^53, as in Prometheus itself.
+pub trait Number {
+    /// The value.
+    fn number(self) -> f64;
+}
+impl Number for u64 {
+    fn number(self) -> f64 {
+        self as f64
+    }
+}
+impl Number for usize {
+    fn number(self) -> f64 {
+        self as f64
+    }
+}
+impl Number for u32 {
+    fn number(self) -> f64 {
+        self.into()
+    }
+}
+impl Number for bool {
+    fn number(self) -> f64 {
+        self.into()
+    }
+}
+impl Number for f64 {
+    fn number(self) -> f64 {
+        self
+    }
+}
+
+impl Exposition {
+    /// Adds what only grows, until the process ends; its name ends in `_total`.
+    pub fn counter(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
+        self.family(MetricType::COUNTER, name, help, samples, |metric, value| {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        });
+    }
+
+    /// Adds what goes up and down.
+    pub fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
+        self.family(MetricType::GAUGE, name, help, samples, |metric, value| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        });
+    }
+
+    /// Adds what the kernel knows of this process: time, memory, descriptors.
+    pub fn process(&mut self) {
+        self.families.extend(ProcessCollector::for_self().collect());
+    }
+
+    fn family(
+        &mut self,
+        kind: MetricType,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample>,
+        set: impl Fn(&mut Metric, f64),
+    ) {
+        let metrics: Vec<Metric> = samples
+            .into_iter()
+            .map(|sample| {
+                let labels = sample.labels.into_iter().map(|(name, value)| {
+                    let mut label = LabelPair::default();
+                    label.set_name(name.into());
+                    label.set_value(value);
+                    label
+                });
+                let mut metric = Metric::from_label(labels.collect());
+                set(&mut metric, sample.value);
+                metric
+            })
+            .collect();
+        // A family without a value is none.
+        if !metrics.is_empty() {
+            let mut family = MetricFamily::default();
+            family.set_name(format!("cvdmirror_{name}"));
+            family.set_help(help.into());
+            family.set_field_type(kind);
+            family.set_metric(metrics);
+            self.families.push(family);
+        }
+    }
+
+    /// The text.
+    pub fn text(&self) -> String {
+        // Fails only for a family without a name or a value, and there is none.
+        TextEncoder::new().encode_to_string(&self.families).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_has_its_help_its_type_and_its_values() {
+        let mut metrics = Exposition::default();
+        metrics.counter(
+            "things_total",
+            "Things.",
+            [Sample::of(7_u64).with("kind", "a\"b\\c\nd"), Sample::of(1_795_381_080_u64).with("kind", 2)],
+        );
+        metrics.gauge("none", "Nothing.", []);
+        metrics.gauge("share", "A part.", [Sample::of(0.5)]);
+        assert_eq!(
+            metrics.text(),
+            "# HELP cvdmirror_things_total Things.\n# TYPE cvdmirror_things_total counter\n\
+             cvdmirror_things_total{kind=\"a\\\"b\\\\c\\nd\"} 7\ncvdmirror_things_total{kind=\"2\"} 1795381080\n\
+             # HELP cvdmirror_share A part.\n# TYPE cvdmirror_share gauge\ncvdmirror_share 0.5\n"
+        );
+    }
+
+    #[test]
+    fn the_process_is_measured() {
+        let mut metrics = Exposition::default();
+        metrics.process();
+        let text = metrics.text();
+        for name in ["process_resident_memory_bytes", "process_start_time_seconds", "process_open_fds"] {
+            assert!(text.contains(&format!("\n{name} ")), "no {name} in {text}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The access log: a line a request in the combined format, written away from the requests.
+//!
+//! Guaranteed: no request waits for the log, and it takes bounded memory: of lines that the disk or the reader of
+//! standard output does not take in time, the newest are left out and counted. A file is opened to append, and
+//! opened anew by its name when it is asked for, as a rotation needs it.
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, channel},
+    },
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+/// Lines that may wait to be written.
+const WAITING: usize = 8192;
+/// How long the end of the log may wait for a disk or a reader that takes nothing.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// Takes lines; the log ends when it is dropped, with all it was given written if that goes in [`LAST_WAIT`].
+#[derive(Debug)]
+pub struct AccessLog {
+    lines: Option<mpsc::Sender<Job>>,
+    lost: Arc<AtomicU64>,
+    /// Hears that the writer has ended.
+    ended: Mutex<Receiver<()>>,
+}
+
+enum Job {
+    Line(String),
+    Reopen,
+}
+
+impl AccessLog {
+    /// Logs to standard output.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn to_stdout() -> io::Result<Self> {
+        Self::to(Output { file: None, to: BufWriter::new(Box::new(io::stdout())), troubled: false })
+    }
+
+    /// Logs to the end of a file, which is created where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn to_file(path: &Path) -> io::Result<Self> {
+        let to = BufWriter::new(open(path)?);
+        Self::to(Output { file: Some(path.to_owned()), to, troubled: false })
+    }
+
+    fn to(mut output: Output) -> io::Result<Self> {
+        let (lines, mut jobs) = mpsc::channel(WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let unwritten = lost.clone();
+        let (end, ended) = channel();
+        let write = move || {
+            let _end = end;
+            while let Some(job) = jobs.blocking_recv() {
+                let lost = match job {
+                    Job::Line(line) => output.write(&line, jobs.is_empty()),
+                    Job::Reopen => output.reopen(),
+                };
+                unwritten.fetch_add(u64::from(lost), Relaxed);
+            }
+            // Before `_end` says that everything is written.
+            drop(output);
+        };
+        std::thread::Builder::new().name("access-log".into()).spawn(write)?;
+        Ok(Self { lines: Some(lines), lost, ended: Mutex::new(ended) })
+    }
+
+    /// Has a line written, its end included.
+    pub(super) fn line(&self, line: String) {
+        if self.lines.as_ref().is_none_or(|lines| lines.try_send(Job::Line(line)).is_err()) {
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Lines that were not written.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
+    /// Goes on in a new file of the same name; nothing for standard output.
+    pub async fn reopen(&self) {
+        if let Some(lines) = &self.lines {
+            // Fails only when the writer died, which took the log with it.
+            let _ = lines.send(Job::Reopen).await;
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        drop(self.lines.take());
+        // Nothing is ever sent: this ends with the writer.
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = ended.recv_timeout(LAST_WAIT);
+    }
+}
+
+/// Where lines go.
+struct Output {
+    file: Option<PathBuf>,
+    to: BufWriter<Box<dyn Write + Send>>,
+    /// Whether the last line could not be written: that is said once, not for each.
+    troubled: bool,
+}
+
+impl Output {
+    /// Writes a line, and everything that was held back if none waits behind it. Says whether it was lost.
+    fn write(&mut self, line: &str, flush: bool) -> bool {
+        let written = self.to.write_all(line.as_bytes());
+        let written = written.and_then(|()| if flush { self.to.flush() } else { Ok(()) });
+        let failed = written.is_err();
+        if let Err(e) = written.as_ref()
+            && !self.troubled
+        {
+            tracing::warn!("the access log cannot be written, lines are lost: {}: {e}", self.name());
+        }
+        self.troubled = failed;
+        failed
+    }
+
+    fn reopen(&mut self) -> bool {
+        let Some(path) = &self.file else { return false };
+        match open(path) {
+            Ok(file) => {
+                let flushed = self.to.flush();
+                self.to = BufWriter::new(file);
+                self.troubled = false;
+                flushed.is_err()
+            }
+            Err(e) => {
+                tracing::warn!(
+                    "the access log goes on in the old file: {} cannot be opened: {e}",
+                    self.name()
+                );
+                false
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        self.file.as_ref().map_or("standard output".into(), |path| path.display().to_string())
+    }
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn Write + Send>> {
+    Ok(Box::new(File::options().append(true).create(true).open(path)?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_rotated_file_is_left_and_a_new_one_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
+        let log = AccessLog::to_file(&path).unwrap();
+        log.line("one\n".into());
+        std::fs::rename(&path, &old).unwrap();
+        log.line("two\n".into());
+        log.reopen().await;
+        log.line("three\n".into());
+        drop(log);
+        assert_eq!(std::fs::read_to_string(&old).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
+    }
+
+    #[tokio::test]
+    async fn where_no_new_file_can_be_had_the_old_one_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = dir.path().join("logs");
+        std::fs::create_dir(&logs).unwrap();
+        let log = AccessLog::to_file(&logs.join("access.log")).unwrap();
+        let kept = dir.path().join("kept");
+        std::fs::rename(&logs, &kept).unwrap();
+        log.reopen().await;
+        log.line("still here\n".into());
+        drop(log);
+        assert_eq!(std::fs::read_to_string(kept.join("access.log")).unwrap(), "still here\n");
+    }
+
+    /// Takes nothing until it is told to.
+    struct Stuck(std::sync::mpsc::Receiver<()>);
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_hangs_costs_lines_and_neither_memory_nor_time() {
+        let (release, stuck) = std::sync::mpsc::channel();
+        let to: Box<dyn Write + Send> = Box::new(Stuck(stuck));
+        let to = BufWriter::new(to);
+        let log = AccessLog::to(Output { file: None, to, troubled: false }).unwrap();
+        // Some may be in the writer's buffer, WAITING wait, and no more is kept.
+        let buffered = 8192 / 512 + 1;
+        let sent = 3 * WAITING as u64;
+        for _ in 0..sent {
+            log.line("x".repeat(512));
+        }
+        assert!(log.lost() >= sent - (WAITING + buffered) as u64, "{}", log.lost());
+        drop(release);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted() {
+        let log = AccessLog::to_file(Path::new("/dev/full")).unwrap();
+        let lost = log.lost.clone();
+        log.line("x\n".into());
+        drop(log);
+        assert_eq!(lost.load(Relaxed), 1);
+    }
+}
