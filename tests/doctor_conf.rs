@@ -240,6 +240,10 @@ fn freshclam_itself_fails_by_each_and_is_mended_by_the_line() {
     let Some(client) = of(&no_scheme) else { return };
     let ran = client.update(&["--no-dns"]).says(["SSL connect error"]);
     assert_ne!(ran.code, Some(0), "{ran}");
+    // The mirror sees it come, too.
+    server.says(
+        "127.0.0.1 speaks TLS to a port of plain HTTP: if it is a freshclam, write http:// before this",
+    );
     of(&mended(&program, &no_scheme)).unwrap().update(&["--no-dns"]).exits(0).says(["updated (version: 5,"]);
 
     let example = format!("Example\nDatabaseMirror http://{host}\nDNSDatabaseInfo no\n");

@@ -13,6 +13,7 @@
 use super::{Limits, Metrics};
 use std::{
     io::{self, IoSlice},
+    net::IpAddr,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
@@ -47,10 +48,11 @@ pub(super) struct Guarded<T> {
     pace: Pace,
     write_alarm: Alarm,
     linger: Option<(Instant, usize)>,
+    peer: Option<IpAddr>,
 }
 
 impl<T> Guarded<T> {
-    pub(super) fn new(io: T, limits: Limits, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(io: T, limits: Limits, metrics: Arc<Metrics>, peer: Option<IpAddr>) -> Self {
         Self {
             io,
             head_deadline: Some(Instant::now() + limits.head_timeout),
@@ -63,6 +65,7 @@ impl<T> Guarded<T> {
             pace: Pace::default(),
             write_alarm: Alarm::default(),
             linger: None,
+            peer,
         }
     }
 
@@ -130,6 +133,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         let before = buf.filled().len();
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
+                if this.first_head
+                    && !this.head.begun()
+                    && buf.filled().get(before) == Some(&super::heads::TLS_HANDSHAKE)
+                {
+                    this.metrics.spoke_tls(this.peer);
+                }
                 let heads = this.head.scan(buf.filled_mut().get_mut(before..).unwrap_or_default());
                 if heads > 0 {
                     this.first_head = false;
@@ -321,7 +330,7 @@ mod tests {
     fn guarded(buffer: usize, limits: Limits) -> (Guarded<DuplexStream>, DuplexStream, Arc<Metrics>) {
         let (server, client) = duplex(buffer);
         let metrics = Arc::new(Metrics::default());
-        (Guarded::new(server, limits, metrics.clone()), client, metrics)
+        (Guarded::new(server, limits, metrics.clone(), None), client, metrics)
     }
     fn secs(s: u64) -> Duration {
         Duration::from_secs(s)

@@ -15,6 +15,9 @@ const PARTS: usize = 4;
 /// What an address may have at least: a handful of clients that start at the same moment.
 const LEAST: usize = 16;
 
+/// How a TLS client begins (RFC 8446, 5.1): no request does.
+pub(super) const TLS_HANDSHAKE: u8 = 22;
+
 type Waiting = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 /// Counts them.
@@ -26,6 +29,7 @@ pub(super) struct Heads {
 /// One connection that is counted until this is dropped.
 pub(super) struct Head {
     waiting: Waiting,
+    pub(super) peer: Option<IpAddr>,
     network: Option<IpAddr>,
 }
 
@@ -46,7 +50,7 @@ impl Heads {
             }
             *count += 1;
         }
-        Some(Head { waiting: self.waiting.clone(), network })
+        Some(Head { waiting: self.waiting.clone(), peer, network })
     }
 }
 

@@ -4,6 +4,7 @@ use super::{
     target::{NoTarget, Target},
 };
 use crate::{
+    clock::epoch_s,
     cvd::{Database, FileKind},
     exposition::{Exposition, Sample},
     mirror::Snapshot,
@@ -12,6 +13,7 @@ use cvdmirror_store::Pack;
 use hyper::StatusCode;
 use std::{
     fmt,
+    net::IpAddr,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -91,6 +93,8 @@ pub struct Metrics {
     pub(super) full: AtomicU64,
     /// Request heads answered 400 before the handler saw them.
     pub(super) malformed: AtomicU64,
+    /// When a client last spoke TLS, epoch seconds.
+    tls_at_s: AtomicU64,
     /// Connections ended because a head was not complete in time.
     pub(super) head_timeouts: AtomicU64,
     /// Connections ended because no request came in time.
@@ -111,6 +115,23 @@ impl Metrics {
     pub fn with(mut self, more: impl Fn(&mut Exposition) + Send + Sync + 'static) -> Self {
         self.more.push(Box::new(more));
         self
+    }
+
+    /// Says who spoke TLS to a port of plain HTTP: a freshclam takes https for granted. Once an hour, since a browser
+    /// may try as well.
+    pub(super) fn spoke_tls(&self, peer: Option<IpAddr>) {
+        const PAUSE_S: u64 = 3600;
+        let now_s = epoch_s();
+        let last_s = self.tls_at_s.load(Relaxed);
+        if now_s.saturating_sub(last_s) >= PAUSE_S
+            && self.tls_at_s.compare_exchange(last_s, now_s, Relaxed, Relaxed).is_ok()
+        {
+            let who = peer.map_or("a client".into(), |peer| peer.to_canonical().to_string());
+            tracing::warn!(
+                "{who} speaks TLS to a port of plain HTTP: if it is a freshclam, write http:// before this mirror's \
+                 name in its freshclam.conf"
+            );
+        }
     }
 
     pub(super) fn answered(&self, kind: Kind, status: StatusCode) {

@@ -321,6 +321,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     metrics.accepted.fetch_add(1, Relaxed);
     let _open = Open::new(&metrics.open);
     let served = AtomicBool::new(false);
+    let peer = head.peer;
     let head = Mutex::new(Some(head));
     let standing = orders.clone();
     let answer = service_fn(|request: Request<Incoming>| {
@@ -336,7 +337,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             Ok::<_, Infallible>(answer)
         }
     });
-    let io = TokioIo::new(guard::Guarded::new(socket, limits, metrics.clone()));
+    let io = TokioIo::new(guard::Guarded::new(socket, limits, metrics.clone(), peer));
     let mut connection = pin!(
         http1::Builder::new()
             // A client may close its writing half once it has asked.
