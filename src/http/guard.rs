@@ -10,7 +10,7 @@
 //! socket would cut answers that are still being written. So the byte that crosses the limit becomes NUL, which
 //! no part of a head may hold (RFC 9112, 2.2 and RFC 9110, 5.5), and hyper's own parser answers 400 at the right
 //! moment.
-use super::{Limits, Metrics};
+use super::{Limits, Metrics, heads::TLS_HANDSHAKE};
 use std::{
     io::{self, IoSlice},
     net::IpAddr,
@@ -133,10 +133,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         let before = buf.filled().len();
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
-                if this.first_head
-                    && !this.head.begun()
-                    && buf.filled().get(before) == Some(&super::heads::TLS_HANDSHAKE)
-                {
+                if this.first_head && !this.head.begun() && buf.filled().get(before) == Some(&TLS_HANDSHAKE) {
                     this.metrics.spoke_tls(this.peer);
                 }
                 let heads = this.head.scan(buf.filled_mut().get_mut(before..).unwrap_or_default());
