@@ -94,7 +94,8 @@ impl Site {
             .set("listen", "0.0.0.0:8080")
             .set("dns-listen", "127.0.0.1:53")
             .set("dns-zone", "clamav.net")
-            .set("certs-dir", "/etc/clamav/certs");
+            .set("certs-dir", "/etc/clamav/certs")
+            .set("remember-clients", "14d");
         std::fs::create_dir(program.data()).unwrap();
         symlink(program.data(), "/var/lib/cvdmirror").unwrap();
         program.sync().exits(0);
@@ -155,6 +156,7 @@ impl Site {
             ("CVDMIRROR_DNS_LISTEN", "127.0.0.1:53"),
             ("CVDMIRROR_DNS_ZONE", "clamav.net"),
             ("CVDMIRROR_CERTS_DIR", "/etc/clamav/certs"),
+            ("CVDMIRROR_REMEMBER_CLIENTS", "14d"),
         ]);
         process::run(&mut command)
     }

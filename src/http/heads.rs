@@ -29,7 +29,6 @@ pub(super) struct Heads {
 /// One connection that is counted until this is dropped.
 pub(super) struct Head {
     waiting: Waiting,
-    pub(super) peer: Option<IpAddr>,
     network: Option<IpAddr>,
 }
 
@@ -50,7 +49,7 @@ impl Heads {
             }
             *count += 1;
         }
-        Some(Head { waiting: self.waiting.clone(), peer, network })
+        Some(Head { waiting: self.waiting.clone(), network })
     }
 }
 

@@ -321,7 +321,6 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     metrics.accepted.fetch_add(1, Relaxed);
     let _open = Open::new(&metrics.open);
     let served = AtomicBool::new(false);
-    let peer = head.peer;
     let head = Mutex::new(Some(head));
     let standing = orders.clone();
     let answer = service_fn(|request: Request<Incoming>| {
