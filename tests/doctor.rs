@@ -269,6 +269,28 @@ fn a_data_directory_that_is_a_file() {
     );
 }
 
+/// As when root did a round before the service first started. Only root can make it so.
+#[test]
+fn a_file_that_is_anothers_in_the_data_directory() {
+    let upstream = Upstream::talos(5);
+    let program = Program::new(&upstream.url());
+    program.sync().exits(0);
+    let (data, state) = (program.data(), program.data().join("state.redb"));
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    std::os::unix::fs::chown(&state, Some(65_534), None).unwrap();
+    assert_finds(
+        &program,
+        &[[
+            "data directory",
+            &format!("{} belongs to another user than {}", state.display(), data.display()),
+            "a server that runs as the directory's owner cannot open it, and does not start",
+            &format!("chown -R --reference={0} {0} (as root)", data.display()),
+        ]],
+    );
+}
+
 /// A lock whose holder does not answer on its socket is somebody's sync, or hangs.
 #[test]
 fn who_holds_the_data_directory_is_said() {

@@ -62,8 +62,8 @@ fn notes(address: SocketAddr, zone: &str) -> Vec<String> {
         ));
     }
     notes.push(
-        "The record says version 0 of main, daily and bytecode where they are not mirrored: forward it only if every \
-         client follows mirrored databases alone."
+        "The record says version 0 of main, daily and bytecode where they are not mirrored. freshclam then asks the \
+         mirror itself and gets 404: forward it only if every client follows mirrored databases alone."
             .into(),
     );
     notes

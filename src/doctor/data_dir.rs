@@ -2,7 +2,11 @@
 use super::Check;
 use crate::mirror::{DataDir, status::Status};
 use rustix::fs::{Access, AtFlags, CWD};
-use std::{io, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 /// What the official databases need before anything of them is held, bytes.
 const NEEDED_AT_FIRST: u64 = 1 << 30;
@@ -72,6 +76,17 @@ fn made(check: &mut Check, dir: &DataDir) {
             dir.root().display()
         )),
         Err(e) => unusable(check, staging, &e),
+    }
+    // As when somebody ran `sync` as root before the service first started.
+    let owner = |path: &Path| path.metadata().map(|meta| meta.uid()).ok();
+    let strange = |path: &&PathBuf| owner(path).is_some_and(|uid| Some(uid) != owner(dir.root()));
+    let parts = [store.clone(), tmp.clone(), dir.state(), dir.root().join("lock")];
+    if let Some(path) = parts.iter().find(strange) {
+        check.find(
+            format!("{} belongs to another user than {}", path.display(), dir.root().display()),
+            "a server that runs as the directory's owner cannot open it, and does not start",
+            format!("chown -R --reference={0} {0} (as root)", dir.root().display()),
+        );
     }
     let device = |path: &Path| path.metadata().map(|meta| meta.dev()).ok();
     if let (Some(one), Some(other)) = (device(&store), device(&tmp))
