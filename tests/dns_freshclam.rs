@@ -51,6 +51,12 @@ impl Site {
         let lines = format!("DatabaseMirror {}\nDNSDatabaseInfo current.cvd.clamav.net\n", self.server.url());
         let Some(client) = Freshclam::with(&lines) else { return };
         client.put("test.cvd", &talos("test-4.cvd"));
+        // freshclam asks once, and a resolver that says that it runs may yet have no answer.
+        let Some(dig) = peer("dig") else { return };
+        wait_for("an answer to a question of DNS", || {
+            let question = ["+short", "@127.0.0.1", "test.cvd.clamav.net", "TXT"];
+            process::run(Command::new(&dig).args(question)).stdout.starts_with("\"5:").then_some(())
+        });
         client.update(&["--verbose"]).exits(0).says([
             "Software version from DNS: 0.0.0",
             "test.cvd version from DNS: 5",

@@ -204,6 +204,14 @@ fn goes_without_a_trace(machine: &Machine, before: &str) {
 }
 
 #[test]
+fn the_readme_has_the_same_five_commands() {
+    let readme = include_str!("../README.md");
+    for command in commands("Five commands") {
+        assert!(readme.contains(&format!("\n{command}\n")), "{command}");
+    }
+}
+
+#[test]
 fn lintian_finds_nothing_in_the_package() {
     let (Some(package), Some(lintian)) = (package(), peer("lintian")) else { return };
     let ran = process::run(Command::new(lintian).args(["--fail-on", "error,warning"]).arg(package)).exits(0);
