@@ -72,7 +72,7 @@ impl Number for f64 {
 impl Exposition {
     /// Adds what only grows, until the process ends; its name ends in `_total`.
     pub fn counter(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
-        self.family(MetricType::COUNTER, name, help, samples, |metric, value| {
+        self.family(MetricType::COUNTER, ours(name), help, samples, |metric, value| {
             let mut counter = Counter::default();
             counter.set_value(value);
             metric.set_counter(counter);
@@ -81,22 +81,24 @@ impl Exposition {
 
     /// Adds what goes up and down.
     pub fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
-        self.family(MetricType::GAUGE, name, help, samples, |metric, value| {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        });
+        self.family(MetricType::GAUGE, ours(name), help, samples, set_gauge);
     }
 
-    /// Adds what the kernel knows of this process: time, memory, descriptors.
-    pub fn process(&mut self) {
-        self.families.extend(ProcessCollector::for_self().collect());
+    /// Adds what the kernel knows of this process (time, memory, descriptors), and when it began: that the kernel
+    /// tells only of the machine's start, which a service may be kept from reading.
+    pub fn process(&mut self, started_at_s: u64) {
+        const START: &str = "process_start_time_seconds";
+        self.families.extend(
+            ProcessCollector::for_self().collect().into_iter().filter(|family| family.name() != START),
+        );
+        let help = "Start time of the process since unix epoch in seconds.";
+        self.family(MetricType::GAUGE, START.into(), help, [Sample::of(started_at_s)], set_gauge);
     }
 
     fn family(
         &mut self,
         kind: MetricType,
-        name: &str,
+        name: String,
         help: &str,
         samples: impl IntoIterator<Item = Sample>,
         set: impl Fn(&mut Metric, f64),
@@ -118,7 +120,7 @@ impl Exposition {
         // A family without a value is none.
         if !metrics.is_empty() {
             let mut family = MetricFamily::default();
-            family.set_name(format!("cvdmirror_{name}"));
+            family.set_name(name);
             family.set_help(help.into());
             family.set_field_type(kind);
             family.set_metric(metrics);
@@ -131,6 +133,16 @@ impl Exposition {
         // Fails only for a family without a name or a value, and there is none.
         TextEncoder::new().encode_to_string(&self.families).unwrap_or_default()
     }
+}
+
+fn ours(name: &str) -> String {
+    format!("cvdmirror_{name}")
+}
+
+fn set_gauge(metric: &mut Metric, value: f64) {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    metric.set_gauge(gauge);
 }
 
 #[cfg(test)]
@@ -158,10 +170,12 @@ mod tests {
     #[test]
     fn the_process_is_measured() {
         let mut metrics = Exposition::default();
-        metrics.process();
+        metrics.process(1_795_381_080);
         let text = metrics.text();
-        for name in ["process_resident_memory_bytes", "process_start_time_seconds", "process_open_fds"] {
+        for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"] {
             assert!(text.contains(&format!("\n{name} ")), "no {name} in {text}");
         }
+        assert_eq!(text.matches("\nprocess_start_time_seconds ").count(), 1, "{text}");
+        assert!(text.ends_with("\nprocess_start_time_seconds 1795381080\n"), "{text}");
     }
 }

@@ -1,6 +1,7 @@
 //! The running mirror: a schedule of rounds beside the HTTP server and the control socket.
 use crate::{
     clients::Clients,
+    clock::epoch_s,
     config::{AccessLogTo, Config, SourceSpec},
     control::Control,
     dns,
@@ -104,8 +105,7 @@ pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<
                 Ledger::new(book, move |book| {
                     if let Err(e) = state.set_book(book) {
                         tracing::warn!(
-                            "what was asked of the upstream is not noted for the time after a restart: {e}; see that \
-                             the file can be written"
+                            "what was asked of the upstream is not noted for the time after a restart: {e}"
                         );
                     }
                 })
@@ -234,6 +234,7 @@ impl Service {
             let stopped = until_stopped(stopped.clone());
             tokio::spawn(async move { clients.save_until(&state, stopped).await })
         });
+        let started_at_s = epoch_s();
         let metrics = Metrics::default().with({
             let (mirror, clients, access_log) = (mirror.clone(), clients.clone(), access_log.clone());
             let (dir, dns) = (dir.clone(), dns.as_ref().map(|dns| dns.metrics.clone()));
@@ -243,7 +244,7 @@ impl Service {
                 dns.iter().for_each(|dns| telemetry::dns(out, dns));
                 clients.iter().for_each(|clients| telemetry::clients(out, clients, &mirror));
                 access_log.iter().for_each(|log| telemetry::access_log(out, log));
-                telemetry::process(out);
+                telemetry::process(out, started_at_s);
             }
         });
         let dns = tokio::spawn({
@@ -289,9 +290,7 @@ impl Service {
                 let (healer, pack, object) = (healer.clone(), pack.clone(), *object);
                 tokio::task::spawn_blocking(move || {
                     if let Err(e) = healer.quarantine(&pack, object) {
-                        tracing::warn!(
-                            "the quarantine is forgotten at the next start: {e}; see that the file can be written"
-                        );
+                        tracing::warn!("the quarantine is forgotten at the next start: {e}");
                     }
                 });
             }),

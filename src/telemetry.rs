@@ -11,10 +11,10 @@ use crate::{
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Adds what is true of this program and its process.
-pub fn process(out: &mut Exposition) {
+pub fn process(out: &mut Exposition, started_at_s: u64) {
     let version = Sample::of(true).with("version", env!("CARGO_PKG_VERSION"));
     out.gauge("build_info", "1, of this version.", [version]);
-    out.process();
+    out.process(started_at_s);
 }
 
 /// Adds how the mirror's databases stand towards their source, and what its rounds came to.

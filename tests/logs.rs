@@ -315,13 +315,17 @@ fn a_login_of_the_source_is_sent_and_never_said() {
     everything_said(&program, None, &mut said);
     // What goes wrong is said with the URL.
     upstream.move_to(5);
+    upstream.set("/html", Answer::File(b"<html>".to_vec()));
     for answer in [
         Answer::Hangup,
-        Answer::Status(403, String::new(), Vec::new()),
         Answer::Status(500, String::new(), Vec::new()),
         Answer::File(b"<html>".to_vec()),
         Answer::Redirect(format!("http://{USER}:{PASSWORD}@127.0.0.1:1/x")),
+        Answer::Redirect(format!("http://{USER}:{PASSWORD}@{host}/nowhere")),
+        Answer::Redirect(format!("http://{USER}:{PASSWORD}@{host}/html")),
         Answer::Redirect("/test.cvd".into()),
+        // The last: it ends the asking.
+        Answer::Status(403, String::new(), Vec::new()),
     ] {
         upstream.set("/test.cvd", answer);
         everything_said(&program, None, &mut said);

@@ -88,9 +88,7 @@ impl Clients {
             None => state.forget_clients().map(|()| None),
         };
         kept.unwrap_or_else(|e| {
-            tracing::warn!(
-                "no client is remembered until the next start: {e}; see that the file can be written"
-            );
+            tracing::warn!("no client is remembered until the next start: {e}");
             None
         })
     }
@@ -175,7 +173,7 @@ impl Clients {
                 () = tokio::time::sleep(SAVE_EVERY) => false,
             };
             if let Err(e) = tokio::task::block_in_place(|| self.save(state)) {
-                tracing::warn!("who asked is not written down: {e}; see that the file can be written");
+                tracing::warn!("who asked is not written down: {e}");
             }
             if ends {
                 return;

@@ -121,7 +121,10 @@ impl Output {
         if let Err(e) = written.as_ref()
             && !self.troubled
         {
-            tracing::warn!("the access log cannot be written, lines are lost: {}: {e}", self.name());
+            tracing::warn!(
+                "lines of the access log are lost: {}: {e}; see that there is room, and somebody who reads it",
+                self.name()
+            );
         }
         self.troubled = failed;
         failed
@@ -138,7 +141,7 @@ impl Output {
             }
             Err(e) => {
                 tracing::warn!(
-                    "the access log goes on in the old file: {} cannot be opened: {e}",
+                    "the access log goes on in the old file: {} cannot be opened: {e}; see that its directory is there",
                     self.name()
                 );
                 false

@@ -340,9 +340,7 @@ impl Mirror {
         };
         let Some(cvdmirror_store::Error::Rotten { pack, object, .. }) = read() else { return false };
         if let Err(e) = self.quarantine(&pack, object) {
-            tracing::warn!(
-                "the quarantine is forgotten at the next start: {e}; see that the file can be written"
-            );
+            tracing::warn!("the quarantine is forgotten at the next start: {e}");
         }
         true
     }

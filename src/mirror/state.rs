@@ -4,6 +4,7 @@
 //! nothing held is affected. Values are JSON, so that a person with `redb` at hand can read them.
 //! A write that the disk refuses (it is full, or read-only now) fails alone: the file is opened anew at the next use.
 mod clients;
+mod read_only;
 
 use super::{OpenError, history::History};
 use crate::{cvd::Database, source::budget::Book};
@@ -327,46 +328,6 @@ impl State {
         });
         written.map_err(|source| StateError { path: self.path.clone(), source })
     }
-}
-
-impl State<redb::ReadOnlyDatabase> {
-    /// Opens the file for reading only; `None` when there is none yet.
-    ///
-    /// # Errors
-    /// When it cannot be read, which is so while another process has it open for writing.
-    pub fn open_read_only(path: &Path) -> Result<Option<Self>, StateError> {
-        if !path.exists() {
-            return Ok(None);
-        }
-        let database = match redb::Builder::new().set_cache_size(CACHE_BYTES).open_read_only(path) {
-            Err(redb::DatabaseError::RepairAborted) => repaired_copy(path),
-            other => other,
-        };
-        let fail = |source| StateError { path: path.into(), source };
-        let database = match database.map_err(redb::Error::from) {
-            // The next writer puts it aside and begins anew; until then nothing is remembered.
-            Err(e) if is_broken(&e) => return Ok(None),
-            other => other.map_err(fail)?,
-        };
-        // Its writer was killed before it had put the first thing, all tables at once, into it.
-        match database.begin_read().map_err(|e| fail(e.into()))?.open_table(META) {
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(e) => Err(fail(e.into())),
-            Ok(_) => Ok(Some(Self { path: path.into(), database })),
-        }
-    }
-}
-
-/// Opens a copy of a state file whose writer was killed. Only a writer may repair the file itself; whoever only looks
-/// repairs a copy that nobody else sees.
-fn repaired_copy(path: &Path) -> Result<redb::ReadOnlyDatabase, redb::DatabaseError> {
-    let mut copy = tempfile::tempfile()?;
-    std::io::copy(&mut std::fs::File::open(path)?, &mut copy)?;
-    let backend = || redb::backends::FileBackend::new(copy.try_clone()?);
-    let mut builder = redb::Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    drop(builder.create_with_backend(backend()?)?);
-    builder.open_read_only_with_backend(backend()?)
 }
 
 impl<D: Readable> State<D> {

@@ -2,7 +2,7 @@
 use super::{
     FetchError, Fetched, Wanted,
     budget::{Ledger, Policy},
-    login::{Login, without_userinfo},
+    login::Login,
     staging::{Intake, Staging},
 };
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
 use reqwest::{
     Client, Response, StatusCode, Url,
     header::{self, HeaderMap, HeaderValue},
+    redirect,
 };
 use std::{
     error::Error as _,
@@ -59,7 +60,7 @@ impl Getter {
         let mut builder = Client::builder()
             .user_agent(user_agent)
             .connect_timeout(intake.limits.stall)
-            .redirect(reqwest::redirect::Policy::limited(intake.limits.redirects))
+            .redirect(plain_redirects(intake.limits.redirects))
             .referer(false);
         if base.scheme() == "http" {
             // No certificate is ever needed, so a machine without any CA certificates must do.
@@ -102,7 +103,7 @@ impl Getter {
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(Answer::Unchanged);
         }
-        let origin = shown(response.url());
+        let origin = response.url().to_string();
         let via = cache_headers(response.headers());
         let etag = response.headers().get(header::ETAG).cloned();
         let validator = validator(response.headers());
@@ -149,7 +150,7 @@ impl Getter {
     ) -> Result<Response, FetchError> {
         let now_s = epoch_s();
         self.ledger.book().may_ask(wanted, self.policy, now_s).map_err(|cool_down| FetchError::CoolDown {
-            url: shown(url),
+            url: url.to_string(),
             wait_s: cool_down.until_s.saturating_sub(now_s),
             why: cool_down.why,
         })?;
@@ -162,16 +163,16 @@ impl Getter {
             Ok(Err(e)) if speaks_otherwise(&e) => {
                 return Err(FetchError::WrongScheme { url: url.clone(), why: causes(&e) });
             }
-            Ok(Err(e)) => return Err(FetchError::Unreachable { url: shown(url), why: causes(&e) }),
+            Ok(Err(e)) => return Err(FetchError::Unreachable { url: url.to_string(), why: causes(&e) }),
             Err(_) => {
                 let what = "no answer came in time,";
-                return Err(FetchError::TooSlow { origin: shown(url), what, got_bytes: 0 });
+                return Err(FetchError::TooSlow { origin: url.to_string(), what, got_bytes: 0 });
             }
         };
         if let Some(theirs_s) = date_s(response.headers()) {
             self.off_by_s.store(clock::off_by(epoch_s(), theirs_s).unwrap_or(0), Ordering::Relaxed);
         }
-        let url = || shown(response.url());
+        let url = || response.url().to_string();
         match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED => Ok(response),
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(FetchError::Absent { origin: url() }),
@@ -207,7 +208,7 @@ impl Getter {
         started: Instant,
     ) -> Result<(), FetchError> {
         let limits = &self.intake.limits;
-        let origin = shown(response.url());
+        let origin = response.url().to_string();
         let head_only = matches!(wanted, Wanted::Header(..));
         let cap_bytes = wanted.cap(limits);
         let (body_started, had_bytes) = (Instant::now(), staging.len());
@@ -242,9 +243,17 @@ impl Getter {
     }
 }
 
-/// A URL as it may be said: a redirect may have put a password into it.
-fn shown(url: &Url) -> String {
-    without_userinfo(url.as_str())
+/// Follows redirects, but for one whose URL holds a user or a password: no file needs that, and every URL from here on
+/// can be said.
+fn plain_redirects(most: usize) -> redirect::Policy {
+    let limited = redirect::Policy::limited(most);
+    redirect::Policy::custom(move |attempt| {
+        let url = attempt.url();
+        match url.username().is_empty() && url.password().is_none() {
+            true => limited.redirect(attempt),
+            false => attempt.error("the redirect's URL holds a user or a password, which is not followed"),
+        }
+    })
 }
 
 fn range(from: u64, to: Option<u64>) -> HeaderValue {
@@ -332,5 +341,5 @@ fn causes(error: &reqwest::Error) -> String {
         texts.push(error.to_string());
         cause = error.source();
     }
-    if texts.is_empty() { without_userinfo(&error.to_string()) } else { texts.join(": ") }
+    if texts.is_empty() { error.to_string() } else { texts.join(": ") }
 }
