@@ -85,6 +85,7 @@ mod tests {
             ("http://h/a@b", "http://h/a@b"),
             ("//u:p@h", "//***@h"),
             ("http:///u:p@h", "http:///***@h"),
+            ("///u:p@h", "///***@h"),
             ("http://", "http://"),
             ("dir:/srv/a@b", "dir:/srv/a@b"),
             ("", ""),

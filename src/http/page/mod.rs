@@ -27,7 +27,7 @@ use words::{Told, When, count, grouped, size};
 const FILES: usize = 100;
 /// Events that are shown at once; the others are folded.
 const EVENTS: usize = 12;
-const STYLE: &str = include_str!("../../../templates/status.css");
+const STYLE: &str = include_str!("status.css");
 
 /// What a browser may do with the page: show it, with this very style. Nothing of it runs, and nothing is fetched
 /// for it; the icon is within the page.
@@ -40,7 +40,7 @@ pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
 });
 
 #[derive(Template)]
-#[template(path = "status.html")]
+#[template(path = "status.html", config = "src/http/page/askama.toml")]
 struct Page<'a> {
     style: &'static str,
     program: &'static str,
