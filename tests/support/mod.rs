@@ -41,9 +41,9 @@ pub fn talos(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Waits until `look` sees something; fails with `what` after half a minute.
+/// Waits until `look` sees something; fails with `what` after two minutes: longer than any loaded machine takes.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(seen) = look() {
             return seen;
