@@ -24,6 +24,10 @@ pub(crate) const PRODUCT: &str = concat!("cvdmirror/", env!("CARGO_PKG_VERSION")
 /// The first pause after a round that failed; it doubles until it reaches the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(30);
 
+/// How a port below 1024 is had.
+pub(crate) const PRIVILEGED_PORT: &str = "ports below 1024 are root's: let the service bind them as \
+     /usr/share/doc/cvdmirror/examples/port-53.conf does";
+
 /// Why a mirror cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -35,8 +39,8 @@ pub enum StartError {
     Source(String),
     /// An address.
     #[error(
-        "cannot listen on {address}: {source}{}; stop that, or write another port: listen = [\"ADDR:PORT\"]",
-        holder(address)
+        "cannot listen on {address}: {source}{}, or write another port: listen = [\"ADDR:PORT\"]",
+        mended(address, source)
     )]
     Listen {
         /// The address.
@@ -46,8 +50,8 @@ pub enum StartError {
     },
     /// The address of the TXT responder.
     #[error(
-        "cannot answer DNS on {address}: {source}{}; stop that, or write another port: dns_listen = \"ADDR:PORT\"",
-        holder(address)
+        "cannot answer DNS on {address}: {source}{}, or write another port: dns_listen = \"ADDR:PORT\"",
+        mended(address, source)
     )]
     DnsListen {
         /// The address.
@@ -81,8 +85,14 @@ pub enum StartError {
     },
 }
 
-fn holder(address: &SocketAddr) -> String {
-    port_holder::of(*address).map_or(String::new(), |holder| format!(": {holder} holds it"))
+/// Who holds an address, if anybody, and what to do about it.
+fn mended(address: &SocketAddr, source: &io::Error) -> String {
+    match (source.kind(), port_holder::of(*address)) {
+        (io::ErrorKind::PermissionDenied, _) => format!("; {PRIVILEGED_PORT}"),
+        (io::ErrorKind::AddrNotAvailable, _) => "; this host has no such address".to_owned(),
+        (_, Some(holder)) => format!(": {holder} holds it; stop that"),
+        (_, None) => "; see who holds it".to_owned(),
+    }
 }
 
 /// Opens the mirror that a configuration describes.

@@ -4,7 +4,7 @@
 //! For the full number, with objects up to 60 MB: `COPIES=200 LARGEST=60000000 cargo test --release --test care_copies`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod support;
-use cvdmirror_store::{Finding, NameRecord, ObjectId, Severity, Store, check_view, merges};
+use cvdmirror_store::{Finding, NameRecord, ObjectId, PackId, Severity, Store, check_view, merges};
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use redb::ReadableDatabase;
 use std::{
@@ -14,7 +14,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::{
-        Mutex,
+        Condvar, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -26,8 +26,10 @@ const NOW_S: u64 = 1_795_381_080;
 const KEPT: u64 = 60;
 const KEPT_LARGE: u64 = 2 * LARGE_EVERY;
 const LARGE_EVERY: u64 = 25;
-/// Most that retired packs may take on the disk before no more large objects come.
-const RETIRED_BYTES: u64 = 6 << 30;
+/// Most that retired packs may take on the disk before no more large objects come: a slow copier has to read them.
+const RETIRED_BYTES: u64 = 256 << 20;
+/// Most retired packs before nothing more comes until a copy ends: a store has a bound on its files.
+const RETIRED_PACKS: usize = 1000;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |n| n.parse().unwrap())
@@ -39,6 +41,7 @@ struct Clock {
     now: AtomicU64,
     commits: AtomicU64,
     running: Mutex<BTreeSet<u64>>,
+    ended: Condvar,
 }
 
 impl Clock {
@@ -47,6 +50,18 @@ impl Clock {
         let now = self.now.fetch_add(1, SeqCst);
         running.insert(now);
         now
+    }
+
+    fn end(&self, began: u64) {
+        self.running.lock().unwrap().remove(&began);
+        self.ended.notify_all();
+    }
+
+    /// Waits until no copy runs that began before `then`.
+    fn outlast(&self, then: u64) {
+        let running = self.running.lock().unwrap();
+        let before = |running: &mut BTreeSet<u64>| running.first().is_some_and(|began| *began < then);
+        drop(self.ended.wait_while(running, before).unwrap());
     }
 
     /// Whether a copy runs that began before `then`: the grace period is longer than the slowest copy.
@@ -92,7 +107,15 @@ fn ingest(store: &Store, clock: &Clock, done: &AtomicBool) -> u64 {
             waiting += bytes;
             retired.push_back((clock.now.fetch_add(1, SeqCst), merged.retired, bytes));
         }
-        while retired.front().is_some_and(|(at, ..)| !clock.runs_since_before(*at)) {
+        while let Some((at, ..)) = retired.front() {
+            if clock.runs_since_before(*at) {
+                let packs: usize =
+                    retired.iter().map(|(_, ids, _): &(u64, Vec<PackId>, u64)| ids.len()).sum();
+                if packs < RETIRED_PACKS {
+                    break;
+                }
+                clock.outlast(*at);
+            }
             let (_, ids, bytes) = retired.pop_front().unwrap();
             store.remove_retired(&ids).unwrap();
             waiting -= bytes;
@@ -169,7 +192,7 @@ fn every_copy_has_what_was_held_when_it_began() {
         let began = clock.begin();
         let held = store.view();
         copy(way, &store_dir, &to);
-        clock.running.lock().unwrap().remove(&began);
+        clock.end(began);
 
         let scan = Store::scan(&to).unwrap();
         assert_eq!(scan.findings, [], "{way}");

@@ -147,9 +147,29 @@ fn is_confined(machine: &Machine) {
     assert!(said[0].stdout.contains("/var/lib/cvdmirror: serving"), "{}", said[0]);
     assert!(said[3].stdout.contains("test-5.cvd"), "{}", said[3]);
     does(machine, "Change settings");
+    logs_where_logrotate_looks(machine);
     let verified = machine.run("systemd-analyze verify cvdmirror.service").exits(0);
     assert_eq!((verified.stdout.as_str(), verified.stderr.as_str()), ("", ""));
     exposes_itself_little(machine);
+}
+
+/// The access log goes where the unit lets it, and a new one is begun after it was moved away.
+fn logs_where_logrotate_looks(machine: &Machine) {
+    let log = machine.path("/var/log/cvdmirror/access.log");
+    machine.put(
+        "/etc/systemd/system/cvdmirror.service.d/log.conf",
+        "[Service]\nEnvironment=CVDMIRROR_ACCESS_LOG=/var/log/cvdmirror/access.log\n",
+    );
+    machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(0);
+    for moved in ["access.log.1", "access.log.2"] {
+        machine.run("curl -s http://127.0.0.1:8080/dns.txt").exits(0);
+        wait_for("a line", || fs::read_to_string(&log).ok()?.contains("/dns.txt").then_some(()));
+        fs::rename(&log, log.with_file_name(moved)).unwrap();
+        machine.run("systemctl reload cvdmirror").exits(0);
+        wait_for("a new log", || log.exists().then_some(()));
+    }
+    machine.run("rm /etc/systemd/system/cvdmirror.service.d/log.conf").exits(0);
+    machine.run("systemctl daemon-reload && systemctl restart cvdmirror").exits(0);
 }
 
 /// 2.0 at most, on systemd's scale from 0 to 10.

@@ -1,6 +1,6 @@
 //! The addresses: each can be bound, or is held by the server of this very data directory.
 use super::Check;
-use crate::{config::Config, mirror::DataDir, port_holder};
+use crate::{config::Config, mirror::DataDir, port_holder, service::PRIVILEGED_PORT};
 use std::{
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
@@ -43,10 +43,10 @@ fn one(check: &mut Check, key: &str, address: SocketAddr, dir: &DataDir, bound: 
             check.find(format!("{key} {address} is taken by {holder}"), why, fix);
         }
         io::ErrorKind::PermissionDenied => check.find(
-            format!("{key} {address}: ports below 1024 are root's"),
+            format!("{key} {address}: this user may not bind it"),
             why,
             format!(
-                "AmbientCapabilities=CAP_NET_BIND_SERVICE in the service's unit, or {}",
+                "{PRIVILEGED_PORT}, or write {}",
                 line(SocketAddr::new(address.ip(), if address.port() == 53 { 5353 } else { 8080 }))
             ),
         ),
