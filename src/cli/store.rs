@@ -125,6 +125,7 @@ pub(super) struct Look {
 
 impl Look {
     fn at(dir: &DataDir) -> Result<Self, Failure> {
+        // Asked first: a pack that is merged later is still in the view then, and what it was merged into may not be.
         let known = known_packs(dir);
         let scan = Store::scan(&dir.store())?;
         let is_retired =
@@ -219,15 +220,24 @@ fn list_as_json<'a>(out: &mut impl io::Write, entries: impl Iterator<Item = Entr
 fn list_as_text<'a>(out: &mut impl io::Write, entries: impl Iterator<Item = Entry<'a>>) -> io::Result<()> {
     // What came together was stored in the same second: most often the time of the line above is right.
     let (mut at_s, mut at) = (0, String::new());
+    let mut line = String::new();
     for Entry { name, file, record, .. } in entries {
         if at.is_empty() || at_s != record.stored_at_s {
             at_s = record.stored_at_s;
             at = jiff::Timestamp::from_second(at_s as i64).unwrap_or_default().to_string();
         }
-        let hash = &record.object.to_string()[..16];
         let version = file.map(|file| file.version).unwrap_or_default();
-        let NameRecord { size, origin, proof, .. } = record;
-        writeln!(out, "{name:<28} {version:>6} {size:>11}  {hash}  {at}  {origin}  ({proof})")?;
+        let NameRecord { object, size, origin, proof, .. } = record;
+        // A name's padding by hand: with a hundred thousand of them it shows.
+        line.clear();
+        line.push_str(name);
+        line.extend(std::iter::repeat_n(' ', 28_usize.saturating_sub(name.len())));
+        // Writing into a String cannot fail.
+        let _ = write!(line, " {version:>6} {size:>11}  {object:.16}  ");
+        for part in [&at, "  ", origin, "  (", proof, ")\n"] {
+            line.push_str(part);
+        }
+        out.write_all(line.as_bytes())?;
     }
     Ok(())
 }
