@@ -4,7 +4,10 @@
 //! structure that redb would refuse, even where the file's hash is right; nothing is written, not even by redb's own check.
 //! Does not judge what the names and contents mean: that is the caller's. Nor does it hash the pieces of an object whose own hash
 //! is right: a piece whose listed hash never was is refused when it is read, as any is that hashes otherwise.
-use crate::{Error, Finding, ObjectId, Pack, PackId, View, pack::guarded};
+use crate::{
+    Error, Finding, ObjectId, Pack, PackId, View,
+    pack::{Cores, guarded},
+};
 use redb::{Builder, StorageBackend};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -46,6 +49,7 @@ pub fn check_view(
     let mut packs: Vec<&Pack> = view.packs().iter().collect();
     packs.sort_by_key(|pack| std::cmp::Reverse(pack.file_len()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = if packs.len() < workers { Cores::All } else { Cores::One };
     let (next, (found, findings)) = (AtomicUsize::new(0), mpsc::channel());
     let unchanged = Mutex::new(BTreeSet::new());
     std::thread::scope(|scope| {
@@ -55,7 +59,7 @@ pub fn check_view(
                 // The receiver outlives the workers.
                 let mut report = |finding| drop(found.send(finding));
                 while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if check_one(pack, names, proven(pack), progress, &mut report) {
+                    if check_one(pack, names, proven(pack), cores, progress, &mut report) {
                         unchanged.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id().clone());
                     }
                     let unused = pack.objects().filter(|(id, _)| !names.contains_key(id));
@@ -84,17 +88,18 @@ pub fn check_pack(
     for (name, record) in pack.names() {
         names.entry(record.object).or_default().push(name);
     }
-    check_one(pack, &names, proven, progress, report)
+    check_one(pack, &names, proven, Cores::All, progress, report)
 }
 
 fn check_one(
     pack: &Pack,
     names: &HashMap<ObjectId, Vec<&str>>,
     proven: bool,
+    cores: Cores,
     progress: &Progress<'_>,
     report: &mut dyn FnMut(Finding),
 ) -> bool {
-    let hashed = pack.check_file_hash(&mut |n| progress(n));
+    let hashed = pack.check_file_hash_on(cores, &mut |n| progress(n));
     if proven && hashed.is_ok() {
         progress(pack.data_len());
         return true;

@@ -228,8 +228,16 @@ impl Pack {
     /// Re-hashes the file at reading speed and compares with the hash in its name: finds any changed byte.
     /// `progress` gets the number of bytes just read.
     pub fn check_file_hash(&self, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
+        self.check_file_hash_on(Cores::All, progress)
+    }
+
+    pub(crate) fn check_file_hash_on(
+        &self,
+        cores: Cores,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
         let inner = &*self.0;
-        let hash = hash_file(&inner.file, &inner.path, progress)?.to_hex();
+        let hash = hash_file(&inner.file, &inner.path, cores, progress)?.to_hex();
         let found = &hash[..PackId::HASH_HEX];
         if found == inner.id.hash_start() {
             return Ok(());
@@ -374,20 +382,35 @@ fn read_blocks<T: serde::de::DeserializeOwned>(
     })
 }
 
+/// On how many cores one file is hashed.
+#[derive(Clone, Copy)]
+pub(crate) enum Cores {
+    /// The others are hashing other files.
+    One,
+    All,
+}
+
 pub(crate) fn hash_file(
     file: &File,
     path: &Path,
+    cores: Cores,
     progress: &mut dyn FnMut(u64),
 ) -> Result<blake3::Hash, Error> {
     let mut hasher = blake3::Hasher::new();
     // Long enough to be worth hashing on several cores, short enough to stay in a core's cache.
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = match cores {
+        Cores::One => vec![0; 256 << 10],
+        Cores::All => vec![0; 1 << 20],
+    };
     let mut at = 0;
     loop {
         match file.read_at(&mut buffer, at) {
             Ok(0) => return Ok(hasher.finalize()),
             Ok(n) => {
-                hasher.update_rayon(&buffer[..n]);
+                match cores {
+                    Cores::One => hasher.update(&buffer[..n]),
+                    Cores::All => hasher.update_rayon(&buffer[..n]),
+                };
                 at += n as u64;
                 progress(n as u64);
             }

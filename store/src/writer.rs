@@ -6,7 +6,7 @@
 use crate::{
     Error, NameRecord, ObjectId, PackId,
     disk::{self, PackFile},
-    pack::{MAX_NAME_BYTES, guarded},
+    pack::{Cores, MAX_NAME_BYTES, guarded, hash_file},
     tables::{self, NameRow, ObjectRow, STRIPE},
     view::View,
 };
@@ -294,7 +294,7 @@ impl PackWriter {
             })?;
         }
         disk::seal(&self.file.file, &path)?;
-        let hash = crate::pack::hash_file(&self.file.file, &path, &mut |_| {})?;
+        let hash = hash_file(&self.file.file, &path, Cores::All, &mut |_| {})?;
         let id = PackId::new(now_s, &hash)?;
         // From here the file is the store's: dropping `self` must not remove it.
         self.file.path = PathBuf::new();
