@@ -211,6 +211,19 @@ fn directory() -> (tempfile::TempDir, Program) {
     (dir, program)
 }
 
+/// A directory may hold its CVDs under their versions alone, as a mirror's files that were carried over do.
+#[test]
+fn a_cvd_under_its_version_alone_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["test-4.cvd", "test-5.cvd"] {
+        fs::write(dir.path().join(name), talos(name)).unwrap();
+    }
+    let program = Program::new(&format!("dir:{}", dir.path().display()));
+    program.sync().exits(0).says(["the source says 5"]);
+    assert_eq!(program.cat("test-5.cvd"), talos("test-5.cvd"));
+    program.run(&["doctor"]).exits(0).says(["source: test is at version 5"]);
+}
+
 #[test]
 fn only_plain_files_of_a_directory_are_read() {
     let outside = tempfile::NamedTempFile::new().unwrap();

@@ -115,7 +115,8 @@ impl Clients {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} installations asked in the last {}", self.installations, ago(self.retention_s))?;
+        let s = if self.installations == 1 { "" } else { "s" };
+        writeln!(f, "{} installation{s} asked in the last {}", self.installations, ago(self.retention_s))?;
         for (engine, count) in &self.engines {
             writeln!(f, "  {engine:<24} {count:>7}")?;
         }

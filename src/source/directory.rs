@@ -84,7 +84,7 @@ impl DirectorySource {
         if let Some(version) = record.and_then(|record| record.version) {
             said.push((version, Evidence::TxtRecord));
         }
-        if let Some(version) = self.newest_cdiff(database)? {
+        if let Some(version) = self.newest_named(database, FileKind::Cdiff)? {
             said.push((version, Evidence::CdiffName));
         }
         let header = self.header(database);
@@ -130,21 +130,30 @@ impl DirectorySource {
         }
     }
 
-    fn newest_cdiff(&self, database: &Database) -> Result<Option<u32>, FetchError> {
+    /// The greatest version of a kind that a file's name says.
+    fn newest_named(&self, database: &Database, kind: FileKind) -> Result<Option<u32>, FetchError> {
         let io = |source| FetchError::Io { path: self.dir.clone(), source };
         let mut newest = None;
         for entry in std::fs::read_dir(&self.dir).map_err(io)?.take(MAX_ENTRIES) {
             let name = entry.map_err(io)?.file_name();
             let Some(Ok(name)) = name.to_str().map(str::parse::<FileName>) else { continue };
-            if name.kind == FileKind::Cdiff && name.database == *database {
+            if name.kind == kind && name.database == *database {
                 newest = newest.max(Some(name.version));
             }
         }
         Ok(newest)
     }
 
+    /// Of the file without a version, or where there is none of the newest with one.
     fn header(&self, database: &Database) -> Result<Header, FetchError> {
-        header_of(&self.dir.join(format!("{database}.cvd")))
+        let header = header_of(&self.dir.join(format!("{database}.cvd")));
+        if !matches!(header, Err(FetchError::Absent { .. })) {
+            return header;
+        }
+        match self.newest_named(database, FileKind::Cvd) {
+            Ok(Some(version)) => header_of(&self.dir.join(format!("{database}-{version}.cvd"))),
+            _ => header,
+        }
     }
 
     /// The files that may hold a version of a CVD, the likelier first: one whose header says so. Where both say so and

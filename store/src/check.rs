@@ -1,7 +1,8 @@
 //! Looking for damage ahead of time: re-hashes, cross-checks, and says what it found.
 //!
-//! Guarantees: any changed byte of a sealed pack is found (the file's hash), and so is content that never matched its id or
-//! structure that redb would refuse, even where the file's hash is right; nothing is written, not even by redb's own check.
+//! Guarantees: any changed byte of a sealed pack is found (the file's hash); in a pack that nobody vouches for ([`Proven`]), so
+//! is content that never matched its id or structure that redb would refuse, even where the file's hash is right. Nothing is
+//! written, not even by redb's own check.
 //! Does not judge what the names and contents mean: that is the caller's. Nor does it hash the pieces of an object whose own hash
 //! is right: a piece whose listed hash never was is refused when it is read, as any is that hashes otherwise.
 use crate::{
