@@ -24,12 +24,13 @@ const LOGGED_BYTES: usize = 512;
 /// What is noted of one request.
 pub(super) struct Access {
     kind: Kind,
-    path: String,
+    /// For an error alone, so that it is put into words there.
+    uri: Uri,
     /// Its line in the access log, up to the status and from the size on; none where nothing is logged.
     line: Option<(String, String)>,
     /// Who asked; none where nobody is remembered, or for a page.
     client: Option<Installation>,
-    /// The file that the request led to.
+    /// The file that the request led to, where it is remembered who asked.
     file: Option<FileName>,
     status: StatusCode,
     expected: u64,
@@ -53,7 +54,7 @@ impl Access {
         let agent = || asked.headers.get(USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
         Self {
             kind,
-            path: logged(asked.uri.path().as_bytes()),
+            uri: asked.uri.clone(),
             line: site.access_log.is_some().then(|| asked.line()),
             client: remembered.then(|| Installation::of(agent())),
             file: None,
@@ -66,7 +67,7 @@ impl Access {
 
     /// Notes the file that the request led to.
     pub(super) fn found(&mut self, file: &FileName) {
-        self.file = Some(file.clone());
+        self.file = self.client.is_some().then(|| file.clone());
     }
 
     /// Notes what is about to be sent.
@@ -84,7 +85,7 @@ impl Access {
 
     /// Says why the body ends early.
     pub(super) fn broke(&self, error: &BodyError) {
-        unreadable(&self.site, &self.path, error);
+        unreadable(&self.site, &logged(self.uri.path().as_bytes()), error);
     }
 
     /// What the client has now, as far as this request shows it.
