@@ -53,21 +53,22 @@ fn b3sum(packs: &[Pack]) -> Option<f64> {
     Some(median(run))
 }
 
+/// Commits a pack of these names, each bound to an object of its own.
 fn fill(dir: &Path, seed: u64, names: impl Iterator<Item = String>, len: usize) {
-    let mut bytes = vec![0; len];
-    StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    let (mut bytes, mut random) = (vec![0; len], StdRng::seed_from_u64(seed));
     let tmp = tempfile::tempdir_in(dir.parent().unwrap()).unwrap();
     let (store, _) = Store::assemble(dir, tmp.path(), Vec::new()).unwrap();
     let mut batch = store.batch().unwrap();
-    let object = ObjectId::of(&bytes);
-    batch.put(object, len as u64, &mut &bytes[..]).unwrap();
     for name in names {
+        random.fill_bytes(&mut bytes);
+        let object = ObjectId::of(&bytes);
+        batch.put(object, len as u64, &mut &bytes[..]).unwrap();
         let record = NameRecord {
             object,
             size: len as u64,
             modified_s: None,
             stored_at_s: 1_795_381_080,
-            origin: "https://database.clamav.net/daily.cvd".into(),
+            origin: format!("https://database.clamav.net/{name}"),
             proof: "signature and script".into(),
         };
         batch.bind(&name, record).unwrap();

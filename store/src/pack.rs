@@ -117,8 +117,10 @@ pub(crate) struct Inner {
     pub(crate) file: Arc<File>,
     file_len: u64,
     head: Head,
+    /// By name.
     names: Names,
-    objects: Objects,
+    /// By id.
+    pub(crate) objects: Vec<ObjectRow>,
     handle: RwLock<Arc<Handle>>,
 }
 
@@ -199,12 +201,12 @@ impl Pack {
 
     /// The names it binds, in order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = (&str, &NameRecord)> {
-        self.0.names.iter().map(|(name, record)| (&**name, &**record))
+        self.0.names.iter().map(|(name, record)| (&**name, record))
     }
 
     /// The objects it holds, by id, with their length in bytes.
     pub fn objects(&self) -> impl ExactSizeIterator<Item = (ObjectId, u64)> {
-        self.0.objects.iter().map(|(id, row)| (*id, row.size))
+        self.0.objects.iter().map(|row| (ObjectId::from_bytes(row.id), row.size))
     }
 
     /// Opens one of its objects; `None` if it has no such object.
@@ -217,12 +219,8 @@ impl Pack {
         id: &ObjectId,
         cache: Option<Arc<HotCache>>,
     ) -> Result<Option<ObjectReader>, Error> {
-        let inner = &*self.0;
-        let Ok(place) = inner.objects.binary_search_by_key(id, |o| o.0) else {
-            return Ok(None);
-        };
-        let row = inner.objects[place].1.clone();
-        Ok(Some(ObjectReader::new(self.clone(), *id, row, cache)))
+        let place = self.0.objects.binary_search_by(|row| row.id.cmp(id.as_bytes()));
+        Ok(place.ok().map(|place| ObjectReader::new(self.clone(), place, cache)))
     }
 
     /// Re-hashes the file at reading speed and compares with the hash in its name: finds any changed byte.
@@ -249,8 +247,10 @@ impl Pack {
         })
     }
 
-    pub(crate) fn shared_names(&self) -> &[(Arc<str>, Arc<NameRecord>)] {
-        &self.0.names
+    /// The name at a place among [`Pack::names`].
+    pub(crate) fn name_at(&self, place: u32) -> (&str, &NameRecord) {
+        let (name, record) = &self.0.names[place as usize];
+        (name, record)
     }
 
     pub(crate) fn file(&self) -> &Arc<File> {
@@ -258,9 +258,9 @@ impl Pack {
     }
 
     pub(crate) fn ids_in_stream_order(&self) -> Vec<ObjectId> {
-        let mut ids: Vec<_> = self.0.objects.iter().map(|(id, row)| (row.start, *id)).collect();
+        let mut ids: Vec<_> = self.0.objects.iter().map(|row| (row.start, row.id)).collect();
         ids.sort_unstable();
-        ids.into_iter().map(|(_, id)| id).collect()
+        ids.into_iter().map(|(_, id)| ObjectId::from_bytes(id)).collect()
     }
 
     /// Reads a row of the byte stream; `None` if there is none.
@@ -320,20 +320,21 @@ impl Handle {
 }
 
 type Table = ReadOnlyTable<tables::Key, &'static [u8]>;
-type Objects = Vec<(ObjectId, Arc<ObjectRow>)>;
-type Names = Vec<(Arc<str>, Arc<NameRecord>)>;
+type Names = Vec<(Box<str>, NameRecord)>;
 
-fn read_objects(path: &Path, table: &Table, head: &Head) -> Result<Objects, Error> {
-    let mut objects = Objects::new();
-    let whole = read_blocks(path, table, tables::OBJECTS, |(id, row): (ObjectId, ObjectRow)| {
-        let ascends = objects.last().is_none_or(|(last, _)| *last < id);
-        // Nothing of an empty object is ever read and compared with its id.
-        let fits = row.fits(head.stream_len) && (row.size > 0 || id == ObjectId::of(b""));
-        if !ascends || !fits || objects.len() as u64 >= head.objects {
-            return Err(BadRow);
-        }
-        objects.push((id, row.into()));
-        Ok(())
+fn read_objects(path: &Path, table: &Table, head: &Head) -> Result<Vec<ObjectRow>, Error> {
+    let mut objects = Vec::<ObjectRow>::new();
+    let whole = read_blocks(path, table, tables::OBJECTS, |key, block| {
+        tables::decode_block(key, block, |row: ObjectRow| {
+            let ascends = objects.last().is_none_or(|last| last.id < row.id);
+            // Nothing of an empty object is ever read and compared with its id.
+            let fits = row.fits(head.stream_len) && (row.size > 0 || row.id == *ObjectId::of(b"").as_bytes());
+            if !ascends || !fits || objects.len() as u64 >= head.objects {
+                return Err(BadRow);
+            }
+            objects.push(row);
+            Ok(())
+        })
     })?;
     if whole.is_err() || objects.len() as u64 != head.objects {
         return Err(Error::unusable(path, "its list of objects is damaged"));
@@ -344,16 +345,17 @@ fn read_objects(path: &Path, table: &Table, head: &Head) -> Result<Objects, Erro
 fn read_names(path: &Path, table: &Table, head: &Head) -> Result<Names, Error> {
     let mut names = Names::new();
     let mut name_bytes = 0;
-    let whole = read_blocks(path, table, tables::NAMES, |(name, row): (String, NameRow)| {
-        let record = NameRecord::from(row);
-        name_bytes += name.len() + record.origin.len() + record.proof.len();
-        let ascends = names.last().is_none_or(|(last, _)| **last < *name);
-        let allowed = check_name(&name).is_ok() && name_bytes <= MAX_NAME_BYTES;
-        if !ascends || !allowed || names.len() as u64 >= head.names {
-            return Err(BadRow);
-        }
-        names.push((name.into(), record.into()));
-        Ok(())
+    let whole = read_blocks(path, table, tables::NAMES, |key, block| {
+        tables::decode_block(key, block, |row: NameRow<'_>| {
+            name_bytes += row.len();
+            let ascends = names.last().is_none_or(|(last, _)| **last < *row.name);
+            let allowed = check_name(row.name).is_ok() && name_bytes <= MAX_NAME_BYTES;
+            if !ascends || !allowed || names.len() as u64 >= head.names {
+                return Err(BadRow);
+            }
+            names.push((row.name.into(), row.record()));
+            Ok(())
+        })
     })?;
     if whole.is_err() || names.len() as u64 != head.names {
         return Err(Error::unusable(path, "its list of names is damaged"));
@@ -361,12 +363,12 @@ fn read_names(path: &Path, table: &Table, head: &Head) -> Result<Names, Error> {
     Ok(names)
 }
 
-/// Gives every entry of a section to `take`, until that refuses one.
-fn read_blocks<T: serde::de::DeserializeOwned>(
+/// Gives every block of a section to `take`, until that refuses one.
+fn read_blocks(
     path: &Path,
     table: &Table,
     section: u8,
-    mut take: impl FnMut(T) -> Result<(), BadRow>,
+    mut take: impl FnMut(tables::Key, &[u8]) -> Result<(), BadRow>,
 ) -> Result<Result<(), BadRow>, Error> {
     guarded(path, "read", || {
         for (expected, row) in table.range((section, 0)..=(section, u64::MAX))?.enumerate() {
@@ -374,7 +376,7 @@ fn read_blocks<T: serde::de::DeserializeOwned>(
             if key.value() != (section, expected as u64) {
                 return Ok(Err(BadRow));
             }
-            if let Err(bad) = tables::decode_block(key.value(), block.value(), &mut take) {
+            if let Err(bad) = take(key.value(), block.value()) {
                 return Ok(Err(bad));
             }
         }

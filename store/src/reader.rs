@@ -34,16 +34,20 @@ pub(crate) fn hot_cache(capacity_bytes: u64) -> Arc<HotCache> {
 #[derive(Clone)]
 pub struct ObjectReader {
     pack: Pack,
-    id: ObjectId,
-    row: Arc<ObjectRow>,
+    /// Of the object, among the pack's.
+    place: usize,
     cache: Option<Arc<HotCache>>,
     /// Packs with another copy, for when this one is rotten.
     others: Vec<Pack>,
 }
 
 impl ObjectReader {
-    pub(crate) fn new(pack: Pack, id: ObjectId, row: Arc<ObjectRow>, cache: Option<Arc<HotCache>>) -> Self {
-        Self { pack, id, row, cache, others: Vec::new() }
+    pub(crate) fn new(pack: Pack, place: usize, cache: Option<Arc<HotCache>>) -> Self {
+        Self { pack, place, cache, others: Vec::new() }
+    }
+
+    fn row(&self) -> &ObjectRow {
+        &self.pack.0.objects[self.place]
     }
 
     pub(crate) fn with_others(mut self, others: Vec<Pack>) -> Self {
@@ -53,12 +57,12 @@ impl ObjectReader {
 
     /// The object.
     pub fn id(&self) -> ObjectId {
-        self.id
+        ObjectId::from_bytes(self.row().id)
     }
 
     /// Its length in bytes.
     pub fn size(&self) -> u64 {
-        self.row.size
+        self.row().size
     }
 
     /// The pack it is read from.
@@ -91,7 +95,7 @@ impl ObjectReader {
         let Some(piece) = self.piece_at(offset) else {
             return Ok(None);
         };
-        let bytes = self.read_stream(self.row.start + piece.start, piece.len)?;
+        let bytes = self.read_stream(self.row().start + piece.start, piece.len)?;
         Ok(bytes.map(|bytes| bytes.slice((offset - piece.start) as usize..)))
     }
 
@@ -106,7 +110,7 @@ impl ObjectReader {
 
     fn elsewhere(&self, offset: u64) -> Option<Bytes> {
         self.others.iter().find_map(|pack| {
-            let copy = pack.open_cached(&self.id, self.cache.clone()).ok()??;
+            let copy = pack.open_cached(&self.id(), self.cache.clone()).ok()??;
             copy.chunk_at(offset).ok().filter(|_| copy.size() == self.size())
         })
     }
@@ -116,28 +120,30 @@ impl ObjectReader {
     }
 
     fn key(&self, piece: &Piece) -> PieceKey {
-        (self.pack.0.serial, self.id, piece.index)
+        (self.pack.0.serial, self.id(), piece.index)
     }
 
     fn piece_at(&self, offset: u64) -> Option<Piece> {
-        if offset >= self.row.size {
+        if offset >= self.row().size {
             return None;
         }
         // An object's pieces are its share of each stripe of the stream.
-        let stripe = tables::stripe_start(self.row.start + offset);
-        let start = stripe.saturating_sub(self.row.start);
-        let end = (stripe + STRIPE - self.row.start).min(self.row.size);
-        Some(Piece { index: stripe / STRIPE - self.row.start / STRIPE, start, len: end - start })
+        let stripe = tables::stripe_start(self.row().start + offset);
+        let start = stripe.saturating_sub(self.row().start);
+        let end = (stripe + STRIPE - self.row().start).min(self.row().size);
+        Some(Piece { index: stripe / STRIPE - self.row().start / STRIPE, start, len: end - start })
     }
 
     fn read_piece(&self, piece: &Piece) -> Result<Bytes, Error> {
-        let rotten = || Error::Rotten { pack: self.pack.id().clone(), object: self.id, offset: piece.start };
-        let hash = match self.row.pieces.get(piece.index as usize) {
+        let rotten =
+            || Error::Rotten { pack: self.pack.id().clone(), object: self.id(), offset: piece.start };
+        let row = self.row();
+        let hash = match row.pieces.get(piece.index as usize) {
             Some(hash) => hash,
-            None if self.row.pieces.is_empty() => self.id.as_bytes(),
+            None if row.pieces.is_empty() => &row.id,
             None => return Err(rotten()),
         };
-        let from = self.row.start + piece.start;
+        let from = self.row().start + piece.start;
         let bytes = self.read_stream(from, piece.len)?.ok_or_else(rotten)?;
         if blake3::hash(&bytes).as_bytes() != hash {
             return Err(rotten());
@@ -188,7 +194,7 @@ impl ObjectReader {
 
 impl std::fmt::Debug for ObjectReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ObjectReader({} in {})", self.id, self.pack.id())
+        write!(f, "ObjectReader({} in {})", self.id(), self.pack.id())
     }
 }
 

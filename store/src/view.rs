@@ -14,17 +14,73 @@ pub struct View {
     names: Vec<Bound>,
     /// Names whose object is missing or of another size: not shown, but not free for other content either.
     left_out: Vec<Bound>,
-    /// By object, then by the holding pack's place in `packs`: a pack for each copy, quarantined ones left out.
-    objects: Vec<(ObjectId, u64, u32)>,
+    /// Of each object; quarantined ones are left out.
+    copies: Copies,
     quarantined: BTreeSet<(PackId, ObjectId)>,
     cache: Arc<HotCache>,
 }
 
+/// Where a binding is: its pack's place in `packs`, and its own among the names of that pack.
+#[derive(Clone, Copy)]
 struct Bound {
-    name: Arc<str>,
-    record: Arc<NameRecord>,
-    /// Place of the binding pack in `packs`.
     pack: u32,
+    place: u32,
+}
+
+/// An object in a pack.
+struct Copy {
+    id: ObjectId,
+    size: u64,
+    /// The pack's place in `packs`.
+    pack: u32,
+}
+
+/// The copies of objects by id, and of one object in the packs' order.
+struct Copies {
+    sorted: Vec<Copy>,
+    /// For each value of an id's first bits where its copies begin, and in the end how many there are. Ids are hashes: few share
+    /// these bits. To search all copies for each of many names would take longer than to read the names.
+    starts: Vec<u32>,
+    bits: u32,
+}
+
+impl Copies {
+    fn of(packs: &[Pack], quarantined: &BTreeSet<(PackId, ObjectId)>) -> Self {
+        let mut sorted = Vec::with_capacity(packs.iter().map(|pack| pack.objects().len()).sum());
+        for (held, pack) in packs.iter().zip(0..) {
+            let copies = held.objects().map(|(id, size)| Copy { id, size, pack });
+            if quarantined.iter().any(|(bad, _)| bad == held.id()) {
+                sorted.extend(copies.filter(|copy| !quarantined.contains(&(held.id().clone(), copy.id))));
+            } else {
+                sorted.extend(copies);
+            }
+        }
+        // Stable, and quick: each pack's objects are in order already.
+        sorted.sort_by_key(|copy| copy.id);
+        let bits = (sorted.len() / 2).max(1).ilog2();
+        let mut starts = vec![0; (1 << bits) + 1];
+        for copy in &sorted {
+            starts[first_bits(&copy.id, bits) + 1] += 1;
+        }
+        for i in 1..starts.len() {
+            starts[i] += starts[i - 1];
+        }
+        Self { sorted, starts, bits }
+    }
+
+    fn get(&self, id: &ObjectId) -> &[Copy] {
+        let first = first_bits(id, self.bits);
+        let near = &self.sorted[self.starts[first] as usize..self.starts[first + 1] as usize];
+        let from = near.partition_point(|copy| copy.id < *id);
+        let rest = &near[from..];
+        &rest[..rest.partition_point(|copy| copy.id == *id)]
+    }
+}
+
+/// The first bits of an id, at most 32 of them.
+fn first_bits(id: &ObjectId, bits: u32) -> usize {
+    let [a, b, c, d, ..] = *id.as_bytes();
+    (u64::from(u32::from_be_bytes([a, b, c, d])) >> (32 - bits)) as usize
 }
 
 impl View {
@@ -33,72 +89,49 @@ impl View {
         quarantined: BTreeSet<(PackId, ObjectId)>,
         cache: Arc<HotCache>,
     ) -> (Self, Vec<Finding>) {
-        let mut objects = Vec::with_capacity(packs.iter().map(|p| p.objects().len()).sum());
-        for (place, pack) in packs.iter().enumerate() {
-            let held = pack.objects().map(|(id, size)| (id, size, place as u32));
-            if quarantined.iter().any(|(bad, _)| bad == pack.id()) {
-                let whole = |id: ObjectId| !quarantined.contains(&(pack.id().clone(), id));
-                objects.extend(held.filter(|(id, ..)| whole(*id)));
-            } else {
-                objects.extend(held);
-            }
-        }
-        objects.sort_unstable_by_key(|(id, _, place)| (*id, *place));
-        let mut view = Self { packs, names: Vec::new(), left_out: Vec::new(), objects, quarantined, cache };
+        let copies = Copies::of(&packs, &quarantined);
+        let mut view = Self { packs, names: Vec::new(), left_out: Vec::new(), copies, quarantined, cache };
         let findings = view.bind_names();
         (view, findings)
     }
 
     fn bind_names(&mut self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let bindings = self.packs.iter().enumerate().flat_map(|(place, pack)| {
-            let bound = move |(name, record): &(Arc<str>, Arc<NameRecord>)| Bound {
-                name: name.clone(),
-                record: record.clone(),
-                pack: place as u32,
-            };
-            pack.shared_names().iter().map(bound)
-        });
+        let bindings =
+            self.packs.iter().zip(0..).flat_map(|(held, pack)| {
+                (0..held.names().len() as u32).map(move |place| Bound { pack, place })
+            });
         let mut names: Vec<Bound> = bindings.collect();
         // Each pack's names are in order already, and of one name the most trusted pack's binding stays in front.
-        names.sort_by(|a, b| a.name.cmp(&b.name));
+        names.sort_by(|a, b| self.bound(a).0.cmp(self.bound(b).0));
         // First who wins, whether or not the object is there: a less trusted pack must not fill the gap with other content.
         names.dedup_by(|other, bound| {
-            if other.name != bound.name {
+            let ((name, kept), (same, refused)) = (self.bound(bound), self.bound(other));
+            if name != same {
                 return false;
             }
-            if other.record.object != bound.record.object {
+            if kept.object != refused.object {
                 findings.push(Finding::NameConflict {
-                    name: bound.name.to_string(),
-                    kept_pack: self.packs[bound.pack as usize].id().clone(),
-                    kept: bound.record.object,
-                    refused_pack: self.packs[other.pack as usize].id().clone(),
-                    refused: other.record.object,
+                    name: name.to_owned(),
+                    kept_pack: self.pack(bound).id().clone(),
+                    kept: kept.object,
+                    refused_pack: self.pack(other).id().clone(),
+                    refused: refused.object,
                 });
             }
             true
         });
         let is_left_out = |bound: &mut Bound| {
-            let (object, claimed) = (bound.record.object, bound.record.size);
-            let pack = || self.packs[bound.pack as usize].id().clone();
+            let (name, &NameRecord { object, size: claimed, .. }) = self.bound(bound);
+            let (name, pack) = (|| name.to_owned(), || self.pack(bound).id().clone());
             match self.size_of(&object) {
                 Some(held) if held == claimed => false,
                 Some(held) => {
-                    findings.push(Finding::WrongSize {
-                        name: bound.name.to_string(),
-                        pack: pack(),
-                        object,
-                        held,
-                        claimed,
-                    });
+                    findings.push(Finding::WrongSize { name: name(), pack: pack(), object, held, claimed });
                     true
                 }
                 None => {
-                    findings.push(Finding::ObjectMissing {
-                        name: bound.name.to_string(),
-                        pack: pack(),
-                        object,
-                    });
+                    findings.push(Finding::ObjectMissing { name: name(), pack: pack(), object });
                     true
                 }
             }
@@ -108,32 +141,46 @@ impl View {
         findings
     }
 
+    fn pack(&self, bound: &Bound) -> &Pack {
+        &self.packs[bound.pack as usize]
+    }
+
+    fn bound(&self, bound: &Bound) -> (&str, &NameRecord) {
+        self.pack(bound).name_at(bound.place)
+    }
+
+    fn find(&self, sorted: &[Bound], name: &str) -> Option<Bound> {
+        let at = sorted.binary_search_by(|bound| self.bound(bound).0.cmp(name)).ok()?;
+        sorted.get(at).copied()
+    }
+
     /// Every name, in order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = (&str, &NameRecord)> {
-        self.names.iter().map(|bound| (&*bound.name, &*bound.record))
+        self.names.iter().map(|bound| self.bound(bound))
     }
 
     /// Every name, in order, with the pack whose binding of it holds.
-    pub fn bindings(&self) -> impl Iterator<Item = (&str, &NameRecord, &Pack)> {
-        let pack = |bound: &Bound| self.packs.get(bound.pack as usize);
-        self.names.iter().filter_map(move |bound| Some((&*bound.name, &*bound.record, pack(bound)?)))
+    pub fn bindings(&self) -> impl ExactSizeIterator<Item = (&str, &NameRecord, &Pack)> {
+        self.names.iter().map(|bound| {
+            let (name, record) = self.bound(bound);
+            (name, record, self.pack(bound))
+        })
     }
 
     /// What a name is bound to.
     pub fn lookup(&self, name: &str) -> Option<&NameRecord> {
-        find(&self.names, name).map(|bound| &*bound.record)
+        Some(self.bound(&self.find(&self.names, name)?).1)
     }
 
     /// As `lookup`, with the names that are left out because their object is not held.
     pub(crate) fn binding(&self, name: &str) -> Option<&NameRecord> {
-        let bound = find(&self.names, name).or_else(|| find(&self.left_out, name));
-        bound.map(|bound| &*bound.record)
+        let bound = self.find(&self.names, name).or_else(|| self.find(&self.left_out, name))?;
+        Some(self.bound(&bound).1)
     }
 
     /// The pack whose binding of a name holds.
     pub fn pack_of(&self, name: &str) -> Option<&Pack> {
-        let bound = find(&self.names, name)?;
-        self.packs.get(bound.pack as usize)
+        Some(self.pack(&self.find(&self.names, name)?))
     }
 
     /// The packs, the most trusted first.
@@ -143,19 +190,18 @@ impl View {
 
     /// Every object once, by id, with its length in bytes.
     pub fn objects(&self) -> impl Iterator<Item = (ObjectId, u64)> {
-        let first_of_each = self.objects.chunk_by(|a, b| a.0 == b.0);
-        first_of_each.filter_map(|copies| copies.first().map(|(id, size, _)| (*id, *size)))
+        let first_of_each = self.copies.sorted.chunk_by(|a, b| a.id == b.id);
+        first_of_each.filter_map(|copies| copies.first().map(|copy| (copy.id, copy.size)))
     }
 
     /// The length of an object in bytes; `None` if it is not held.
     pub fn size_of(&self, id: &ObjectId) -> Option<u64> {
-        self.copies(id).first().map(|(_, size, _)| *size)
+        self.copies.get(id).first().map(|copy| copy.size)
     }
 
     /// The packs that hold an object whole, as far as is known.
     pub fn holders(&self, id: &ObjectId) -> impl Iterator<Item = &Pack> {
-        let places = self.copies(id).iter().map(|(.., place)| *place as usize);
-        places.filter_map(|place| self.packs.get(place))
+        self.copies.get(id).iter().map(|copy| &self.packs[copy.pack as usize])
     }
 
     /// Opens an object for reading; `None` if it is not held. A copy that turns out rotten gives way to another pack's.
@@ -197,17 +243,6 @@ impl View {
     pub(crate) fn cache(&self) -> &Arc<HotCache> {
         &self.cache
     }
-
-    fn copies(&self, id: &ObjectId) -> &[(ObjectId, u64, u32)] {
-        let from = self.objects.partition_point(|copy| copy.0 < *id);
-        let rest = &self.objects[from..];
-        &rest[..rest.partition_point(|copy| copy.0 == *id)]
-    }
-}
-
-fn find<'a>(sorted: &'a [Bound], name: &str) -> Option<&'a Bound> {
-    let place = sorted.binary_search_by(|bound| (*bound.name).cmp(name)).ok()?;
-    sorted.get(place)
 }
 
 impl std::fmt::Debug for View {

@@ -118,7 +118,7 @@ impl PackWriter {
         let result = self.append(id, len, bytes);
         match result {
             Ok(pieces) => {
-                let row = ObjectRow { start, size: len, pieces };
+                let row = ObjectRow { id: *id.as_bytes(), start, size: len, pieces };
                 self.objects.insert(id, row);
                 Ok(())
             }
@@ -280,8 +280,8 @@ impl PackWriter {
             table.insert(tables::FORMAT_KEY, tables::encode_format(tables::FORMAT).as_slice())?;
             table.insert(tables::HEAD_KEY, head.as_slice())?;
             let mut write = |key, block: &[u8]| table.insert(key, block).map(drop);
-            tables::encode_blocks(tables::OBJECTS, objects.iter(), &mut write)?;
-            let names = names.iter().map(|(name, record)| (name, NameRow::from(record)));
+            tables::encode_blocks(tables::OBJECTS, objects.values(), &mut write)?;
+            let names = names.iter().map(|(name, record)| NameRow::new(name, record));
             tables::encode_blocks(tables::NAMES, names, &mut write)?;
             Ok(())
         })?;

@@ -292,7 +292,7 @@ fn a_pack_of_ten_million_names_is_refused_before_they_are_read() {
     let home = Home::new();
     let pack = commit(&home.open_clean(), &[("a", b"a")]);
     let head = (NOW_S, 1u64, 1u64, 10_000_000u64);
-    let head = bincode::serde::encode_to_vec(head, bincode::config::standard()).unwrap();
+    let head = bincode::encode_to_vec(head, bincode::config::standard()).unwrap();
     edit(pack.path(), (255, 0), &checked((255, 0), &head));
     let findings = findings_of(&home);
     assert!(
@@ -306,7 +306,7 @@ fn a_pack_that_lost_names_or_objects_is_refused() {
     for head in [(NOW_S, 1u64, 2u64, 1u64), (NOW_S, 1, 1, 2), (NOW_S, 0, 1, 1)] {
         let home = Home::new();
         let pack = commit(&home.open_clean(), &[("a", b"a")]);
-        let head = bincode::serde::encode_to_vec(head, bincode::config::standard()).unwrap();
+        let head = bincode::encode_to_vec(head, bincode::config::standard()).unwrap();
         edit(pack.path(), (255, 0), &checked((255, 0), &head));
         assert!(matches!(&findings_of(&home)[..], [Finding::Unusable { .. }]), "{head:?}");
     }
