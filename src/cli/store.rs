@@ -203,8 +203,8 @@ fn list(view: &View, filter: &Filter, json: bool) -> Outcome {
         pack: pack.id().as_str(),
     });
     let entries = entries.filter(|entry| filter.takes(entry));
-    // Written as they come: there may be many.
-    let mut out = BufWriter::new(io::stdout().lock());
+    // Written as they come, for there may be many, in pieces of a pipe's capacity.
+    let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
     let written = match json {
         true => list_as_json(&mut out, entries),
         false => list_as_text(&mut out, entries),
