@@ -24,7 +24,7 @@ const LOGGED_BYTES: usize = 512;
 /// What is noted of one request.
 pub(super) struct Access {
     kind: Kind,
-    /// For an error alone, so that it is put into words there.
+    /// Put into words only when the body breaks.
     uri: Uri,
     /// Its line in the access log, up to the status and from the size on; none where nothing is logged.
     line: Option<(String, String)>,

@@ -2,7 +2,8 @@
 //!
 //! Guaranteed: no request waits for the log, and it takes bounded memory: of lines that the disk or the reader of
 //! standard output does not take in time, the newest are left out and counted. A file is opened to append, and
-//! opened anew by its name when it is asked for, as a rotation needs it.
+//! opened anew by its name when it is asked for, as a rotation needs it. A process that is killed loses the lines of its
+//! last hundredth of a second.
 use std::{
     fs::File,
     io::{self, BufWriter, Write},
@@ -63,11 +64,14 @@ impl AccessLog {
         let write = move || {
             let _end = end;
             while let Some(job) = jobs.blocking_recv() {
-                let last = jobs.is_empty();
-                let lost = match job {
-                    Job::Line(line) => output.write(&line, last),
+                let mut lost = match job {
+                    Job::Line(line) => output.write(&line),
                     Job::Reopen => output.reopen(),
                 };
+                let last = jobs.is_empty();
+                if last {
+                    lost |= output.flush();
+                }
                 unwritten.fetch_add(u64::from(lost), Relaxed);
                 if last {
                     std::thread::sleep(GATHER);
@@ -119,21 +123,29 @@ struct Output {
 }
 
 impl Output {
-    /// Writes a line, and everything that was held back if none waits behind it. Says whether it was lost.
-    fn write(&mut self, line: &str, flush: bool) -> bool {
+    /// Takes a line. Says whether it was lost.
+    fn write(&mut self, line: &str) -> bool {
         let written = self.to.write_all(line.as_bytes());
-        let written = written.and_then(|()| if flush { self.to.flush() } else { Ok(()) });
-        let failed = written.is_err();
-        if let Err(e) = written.as_ref()
-            && !self.troubled
-        {
+        self.is_lost(written)
+    }
+
+    /// Writes what was held back. Says whether some of it was lost.
+    fn flush(&mut self) -> bool {
+        let flushed = self.to.flush();
+        self.troubled &= flushed.is_err();
+        self.is_lost(flushed)
+    }
+
+    fn is_lost(&mut self, written: io::Result<()>) -> bool {
+        let Err(e) = written else { return false };
+        if !self.troubled {
             tracing::warn!(
                 "lines of the access log are lost: {}: {e}; see that there is room, and somebody who reads it",
                 self.name()
             );
         }
-        self.troubled = failed;
-        failed
+        self.troubled = true;
+        true
     }
 
     fn reopen(&mut self) -> bool {
@@ -196,6 +208,33 @@ mod tests {
         log.line("still here\n".into());
         drop(log);
         assert_eq!(std::fs::read_to_string(kept.join("access.log")).unwrap(), "still here\n");
+    }
+
+    /// Takes nothing until it is told to, and tells what it took.
+    struct Gate(Receiver<()>, std::sync::mpsc::Sender<u8>);
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            bytes.iter().for_each(|byte| self.1.send(*byte).unwrap());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_is_written_also_when_all_that_follows_is_a_rotation() {
+        let ((open, gate), (took, taken)) = (channel(), channel());
+        let to: Box<dyn Write + Send> = Box::new(Gate(gate, took));
+        let log = AccessLog::to(Output { file: None, to: BufWriter::new(to), troubled: false }).unwrap();
+        // The first line holds the writer up, so that both jobs wait.
+        log.line("one\n".into());
+        log.line("two\n".into());
+        log.reopen().await;
+        drop(open);
+        let next = |_| taken.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!((0..8).map(next).collect::<Vec<u8>>(), b"one\ntwo\n");
     }
 
     /// Takes nothing until it is told to.
