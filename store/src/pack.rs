@@ -89,7 +89,7 @@ impl std::fmt::Display for PackId {
 }
 
 /// What a name is bound to, and how it came here.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct NameRecord {
     /// The object.
     pub object: ObjectId,
@@ -120,7 +120,7 @@ pub(crate) struct Inner {
     /// By name.
     names: Names,
     /// By id.
-    pub(crate) objects: Vec<ObjectRow>,
+    objects: Vec<ObjectRow>,
     handle: RwLock<Arc<Handle>>,
 }
 
@@ -206,7 +206,7 @@ impl Pack {
 
     /// The objects it holds, by id, with their length in bytes.
     pub fn objects(&self) -> impl ExactSizeIterator<Item = (ObjectId, u64)> {
-        self.0.objects.iter().map(|row| (ObjectId::from_bytes(row.id), row.size))
+        self.0.objects.iter().map(|row| (row.id, row.size))
     }
 
     /// Opens one of its objects; `None` if it has no such object.
@@ -219,7 +219,7 @@ impl Pack {
         id: &ObjectId,
         cache: Option<Arc<HotCache>>,
     ) -> Result<Option<ObjectReader>, Error> {
-        let place = self.0.objects.binary_search_by(|row| row.id.cmp(id.as_bytes()));
+        let place = self.0.objects.binary_search_by_key(id, |row| row.id);
         Ok(place.ok().map(|place| ObjectReader::new(self.clone(), place, cache)))
     }
 
@@ -253,6 +253,11 @@ impl Pack {
         (name, record)
     }
 
+    /// The object at a place among [`Pack::objects`].
+    pub(crate) fn object_at(&self, place: usize) -> &ObjectRow {
+        &self.0.objects[place]
+    }
+
     pub(crate) fn file(&self) -> &Arc<File> {
         &self.0.file
     }
@@ -260,7 +265,7 @@ impl Pack {
     pub(crate) fn ids_in_stream_order(&self) -> Vec<ObjectId> {
         let mut ids: Vec<_> = self.0.objects.iter().map(|row| (row.start, row.id)).collect();
         ids.sort_unstable();
-        ids.into_iter().map(|(_, id)| ObjectId::from_bytes(id)).collect()
+        ids.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Reads a row of the byte stream; `None` if there is none.
@@ -328,7 +333,7 @@ fn read_objects(path: &Path, table: &Table, head: &Head) -> Result<Vec<ObjectRow
         tables::decode_block(key, block, |row: ObjectRow| {
             let ascends = objects.last().is_none_or(|last| last.id < row.id);
             // Nothing of an empty object is ever read and compared with its id.
-            let fits = row.fits(head.stream_len) && (row.size > 0 || row.id == *ObjectId::of(b"").as_bytes());
+            let fits = row.fits(head.stream_len) && (row.size > 0 || row.id == ObjectId::of(b""));
             if !ascends || !fits || objects.len() as u64 >= head.objects {
                 return Err(BadRow);
             }
@@ -347,7 +352,7 @@ fn read_names(path: &Path, table: &Table, head: &Head) -> Result<Names, Error> {
     let mut name_bytes = 0;
     let whole = read_blocks(path, table, tables::NAMES, |key, block| {
         tables::decode_block(key, block, |row: NameRow<'_>| {
-            name_bytes += row.len();
+            name_bytes += row.text_len();
             let ascends = names.last().is_none_or(|(last, _)| **last < *row.name);
             let allowed = check_name(row.name).is_ok() && name_bytes <= MAX_NAME_BYTES;
             if !ascends || !allowed || names.len() as u64 >= head.names {

@@ -47,7 +47,7 @@ impl ObjectReader {
     }
 
     fn row(&self) -> &ObjectRow {
-        &self.pack.0.objects[self.place]
+        self.pack.object_at(self.place)
     }
 
     pub(crate) fn with_others(mut self, others: Vec<Pack>) -> Self {
@@ -57,7 +57,7 @@ impl ObjectReader {
 
     /// The object.
     pub fn id(&self) -> ObjectId {
-        ObjectId::from_bytes(self.row().id)
+        self.row().id
     }
 
     /// Its length in bytes.
@@ -124,27 +124,26 @@ impl ObjectReader {
     }
 
     fn piece_at(&self, offset: u64) -> Option<Piece> {
-        if offset >= self.row().size {
+        let ObjectRow { start: at, size, .. } = *self.row();
+        if offset >= size {
             return None;
         }
         // An object's pieces are its share of each stripe of the stream.
-        let stripe = tables::stripe_start(self.row().start + offset);
-        let start = stripe.saturating_sub(self.row().start);
-        let end = (stripe + STRIPE - self.row().start).min(self.row().size);
-        Some(Piece { index: stripe / STRIPE - self.row().start / STRIPE, start, len: end - start })
+        let stripe = tables::stripe_start(at + offset);
+        let start = stripe.saturating_sub(at);
+        let end = (stripe + STRIPE - at).min(size);
+        Some(Piece { index: stripe / STRIPE - at / STRIPE, start, len: end - start })
     }
 
     fn read_piece(&self, piece: &Piece) -> Result<Bytes, Error> {
-        let rotten =
-            || Error::Rotten { pack: self.pack.id().clone(), object: self.id(), offset: piece.start };
         let row = self.row();
+        let rotten = || Error::Rotten { pack: self.pack.id().clone(), object: row.id, offset: piece.start };
         let hash = match row.pieces.get(piece.index as usize) {
             Some(hash) => hash,
-            None if row.pieces.is_empty() => &row.id,
+            None if row.pieces.is_empty() => row.id.as_bytes(),
             None => return Err(rotten()),
         };
-        let from = self.row().start + piece.start;
-        let bytes = self.read_stream(from, piece.len)?.ok_or_else(rotten)?;
+        let bytes = self.read_stream(row.start + piece.start, piece.len)?.ok_or_else(rotten)?;
         if blake3::hash(&bytes).as_bytes() != hash {
             return Err(rotten());
         }

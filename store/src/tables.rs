@@ -15,11 +15,17 @@
 //! page, and rows of names leave pages half empty: hence one table, and blocks.
 //! An object's *piece* is its share of one [`STRIPE`] of the stream; pieces are what is hashed, verified, cached and handed out.
 //!
-//! Sections 1 and 2 and the head are bincode 2 (standard configuration), fields in order. Every row but those of section 0 ends with a check,
-//! the first 16 bytes of the BLAKE3 of section (one byte), number (u64 little-endian) and what precedes the check, so that a
-//! changed bit is found where it is read and never leads to other content. Section 0 is checked by the pieces' hashes.
+//! Sections 1 and 2 and the head are bincode 2 (standard configuration), fields in order, a hash as its 32 bytes. Every row
+//! but those of section 0 ends with a check, the first 16 bytes of the BLAKE3 of section (one byte), number (u64
+//! little-endian) and what precedes the check, so that a changed bit is found where it is read and never leads to other
+//! content. Section 0 is checked by the pieces' hashes.
 use crate::{NameRecord, ObjectId};
-use bincode::{BorrowDecode, Decode, Encode};
+use bincode::{
+    BorrowDecode, Decode, Encode,
+    de::Decoder,
+    enc::Encoder,
+    error::{DecodeError, EncodeError},
+};
 use redb::TableDefinition;
 
 /// The format this build writes, and the newest it reads.
@@ -64,6 +70,19 @@ pub(crate) fn stripe_start(at: u64) -> u64 {
     at - at % STRIPE
 }
 
+impl Encode for ObjectId {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.as_bytes().encode(encoder)
+    }
+}
+
+impl<Context> Decode<Context> for ObjectId {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        Decode::decode(decoder).map(Self::from_bytes)
+    }
+}
+bincode::impl_borrow_decode!(ObjectId);
+
 /// What a pack must have: counts make one that lost rows an error.
 #[derive(Encode, Decode, Clone, Copy, Debug)]
 pub(crate) struct Head {
@@ -76,7 +95,7 @@ pub(crate) struct Head {
 /// An object, and where it lies in the stream.
 #[derive(Encode, Decode, Clone, Debug)]
 pub(crate) struct ObjectRow {
-    pub(crate) id: [u8; 32],
+    pub(crate) id: ObjectId,
     pub(crate) start: u64,
     pub(crate) size: u64,
     /// BLAKE3 of each piece; empty where there is only one, whose hash is the object's id.
@@ -102,7 +121,7 @@ impl ObjectRow {
 #[derive(Encode, BorrowDecode)]
 pub(crate) struct NameRow<'a> {
     pub(crate) name: &'a str,
-    object: [u8; 32],
+    object: ObjectId,
     size: u64,
     modified_s: Option<u64>,
     stored_at_s: u64,
@@ -114,7 +133,7 @@ impl<'a> NameRow<'a> {
     pub(crate) fn new(name: &'a str, record: &'a NameRecord) -> Self {
         Self {
             name,
-            object: *record.object.as_bytes(),
+            object: record.object,
             size: record.size,
             modified_s: record.modified_s,
             stored_at_s: record.stored_at_s,
@@ -123,14 +142,14 @@ impl<'a> NameRow<'a> {
         }
     }
 
-    /// Bytes of its texts.
-    pub(crate) fn len(&self) -> usize {
+    /// Length of its texts in bytes.
+    pub(crate) fn text_len(&self) -> usize {
         self.name.len() + self.origin.len() + self.proof.len()
     }
 
     pub(crate) fn record(&self) -> NameRecord {
         NameRecord {
-            object: ObjectId::from_bytes(self.object),
+            object: self.object,
             size: self.size,
             modified_s: self.modified_s,
             stored_at_s: self.stored_at_s,
@@ -145,6 +164,8 @@ impl<'a> NameRow<'a> {
 pub(crate) struct BadRow;
 
 const CHECK_LEN: usize = 16;
+/// No row but those of the stream is longer: the longest object's has 2 MB of pieces' hashes.
+const MAX_ROW_LEN: usize = 32 << 20;
 /// A block is closed before it outgrows the smallest page.
 const BLOCK_LEN: usize = (SMALLEST_PAGE - PAGE_OVERHEAD) as usize - CHECK_LEN;
 
@@ -157,6 +178,9 @@ fn check((section, number): Key, value: &[u8]) -> [u8; CHECK_LEN] {
 }
 
 fn checked(key: Key, bytes: &[u8]) -> Result<&[u8], BadRow> {
+    if bytes.len() > MAX_ROW_LEN {
+        return Err(BadRow);
+    }
     match bytes.split_last_chunk() {
         Some((value, stored)) if check(key, value) == *stored => Ok(value),
         _ => Err(BadRow),
@@ -170,7 +194,7 @@ fn encode(value: impl Encode) -> Vec<u8> {
 
 fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<(T, usize), BadRow> {
     // The limit bounds what a length prefix in a hostile row can make us allocate.
-    let config = bincode::config::standard().with_limit::<{ 32 << 20 }>();
+    let config = bincode::config::standard().with_limit::<MAX_ROW_LEN>();
     bincode::borrow_decode_from_slice(bytes, config).map_err(|_| BadRow)
 }
 
@@ -265,12 +289,7 @@ mod tests {
     #[test]
     fn a_block_is_bound_to_its_key_and_every_bit_of_it() {
         let entries: Vec<_> = (0..300u64)
-            .map(|i| ObjectRow {
-                id: *ObjectId::of(&i.to_le_bytes()).as_bytes(),
-                start: i,
-                size: 7,
-                pieces: Vec::new(),
-            })
+            .map(|i| ObjectRow { id: ObjectId::of(&i.to_le_bytes()), start: i, size: 7, pieces: Vec::new() })
             .collect();
         let mut blocks = Vec::new();
         let write = |key, bytes: &[u8]| -> Result<(), BadRow> {
@@ -301,9 +320,50 @@ mod tests {
         }
     }
 
+    /// The format itself: a build that writes otherwise, and reads what it writes, would be of no use to the packs there are.
+    #[test]
+    fn rows_are_these_bytes() {
+        let id = ObjectId::from_bytes([7; 32]);
+        let head = Head { sealed_at_s: 1_795_381_080, stream_len: 251, objects: 250, names: 0 };
+        assert_eq!(encode(head), [0xfc, 0x58, 0x57, 0x03, 0x6b, 0xfb, 251, 0, 250, 0]);
+
+        let row = ObjectRow { id, start: 1, size: 70_000, pieces: vec![[8; 32], [9; 32]] };
+        let tail = [&[1, 0xfc, 0x70, 0x11, 1, 0, 2][..], &[8; 32], &[9; 32]].concat();
+        assert_eq!(encode(row), [&[7; 32][..], &tail].concat());
+
+        let record = NameRecord {
+            object: id,
+            size: 3,
+            modified_s: Some(4),
+            stored_at_s: 5,
+            origin: "o".into(),
+            proof: String::new(),
+        };
+        let bytes = [&b"\x02ab"[..], &[7; 32], b"\x03\x01\x04\x05\x01o\x00"].concat();
+        assert_eq!(encode(NameRow::new("ab", &record)), bytes);
+        let (row, used) = decode::<NameRow<'_>>(&bytes).unwrap();
+        assert_eq!((row.name, row.record(), used), ("ab", record, bytes.len()));
+    }
+
+    #[test]
+    fn a_row_that_is_too_long_is_refused_before_it_is_hashed() {
+        let mut row = vec![0; MAX_ROW_LEN - CHECK_LEN];
+        row.extend_from_slice(&check(HEAD_KEY, &row));
+        assert!(checked(HEAD_KEY, &row).is_ok());
+        row.truncate(MAX_ROW_LEN - CHECK_LEN);
+        row.push(0);
+        row.extend_from_slice(&check(HEAD_KEY, &row));
+        assert_eq!(checked(HEAD_KEY, &row), Err(BadRow));
+    }
+
     #[test]
     fn an_object_beyond_the_stream_or_short_of_hashes_does_not_fit() {
-        let row = |start, size, pieces| ObjectRow { id: [0; 32], start, size, pieces: vec![[0; 32]; pieces] };
+        let row = |start, size, pieces| ObjectRow {
+            id: ObjectId::of(b""),
+            start,
+            size,
+            pieces: vec![[0; 32]; pieces],
+        };
         assert!(row(0, 0, 0).fits(0));
         assert!(row(5, 7, 0).fits(12));
         assert!(!row(5, 7, 0).fits(11));

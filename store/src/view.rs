@@ -14,8 +14,8 @@ pub struct View {
     names: Vec<Bound>,
     /// Names whose object is missing or of another size: not shown, but not free for other content either.
     left_out: Vec<Bound>,
-    /// Of each object; quarantined ones are left out.
-    copies: Copies,
+    /// Without the quarantined copies.
+    objects: Objects,
     quarantined: BTreeSet<(PackId, ObjectId)>,
     cache: Arc<HotCache>,
 }
@@ -28,39 +28,40 @@ struct Bound {
 }
 
 /// An object in a pack.
-struct Copy {
+struct Held {
     id: ObjectId,
     size: u64,
     /// The pack's place in `packs`.
     pack: u32,
 }
 
-/// The copies of objects by id, and of one object in the packs' order.
-struct Copies {
-    sorted: Vec<Copy>,
-    /// For each value of an id's first bits where its copies begin, and in the end how many there are. Ids are hashes: few share
-    /// these bits. To search all copies for each of many names would take longer than to read the names.
+/// The objects of all packs by id, a copy in several packs in the order of these.
+struct Objects {
+    sorted: Vec<Held>,
+    /// For each value of an id's first bits where its objects begin, and in the end how many there are. Ids are hashes: few
+    /// share these bits. To search all objects for each of many names would take longer than to read the names.
     starts: Vec<u32>,
     bits: u32,
 }
 
-impl Copies {
+impl Objects {
     fn of(packs: &[Pack], quarantined: &BTreeSet<(PackId, ObjectId)>) -> Self {
         let mut sorted = Vec::with_capacity(packs.iter().map(|pack| pack.objects().len()).sum());
-        for (held, pack) in packs.iter().zip(0..) {
-            let copies = held.objects().map(|(id, size)| Copy { id, size, pack });
-            if quarantined.iter().any(|(bad, _)| bad == held.id()) {
-                sorted.extend(copies.filter(|copy| !quarantined.contains(&(held.id().clone(), copy.id))));
+        for (pack, place) in packs.iter().zip(0..) {
+            let held = pack.objects().map(|(id, size)| Held { id, size, pack: place });
+            if quarantined.iter().any(|(bad, _)| bad == pack.id()) {
+                sorted.extend(held.filter(|held| !quarantined.contains(&(pack.id().clone(), held.id))));
             } else {
-                sorted.extend(copies);
+                sorted.extend(held);
             }
         }
         // Stable, and quick: each pack's objects are in order already.
-        sorted.sort_by_key(|copy| copy.id);
+        sorted.sort_by_key(|held| held.id);
+        // Two to four objects for each value.
         let bits = (sorted.len() / 2).max(1).ilog2();
         let mut starts = vec![0; (1 << bits) + 1];
-        for copy in &sorted {
-            starts[first_bits(&copy.id, bits) + 1] += 1;
+        for held in &sorted {
+            starts[first_bits(&held.id, bits) + 1] += 1;
         }
         for i in 1..starts.len() {
             starts[i] += starts[i - 1];
@@ -68,12 +69,12 @@ impl Copies {
         Self { sorted, starts, bits }
     }
 
-    fn get(&self, id: &ObjectId) -> &[Copy] {
+    fn copies(&self, id: &ObjectId) -> &[Held] {
         let first = first_bits(id, self.bits);
         let near = &self.sorted[self.starts[first] as usize..self.starts[first + 1] as usize];
-        let from = near.partition_point(|copy| copy.id < *id);
+        let from = near.partition_point(|held| held.id < *id);
         let rest = &near[from..];
-        &rest[..rest.partition_point(|copy| copy.id == *id)]
+        &rest[..rest.partition_point(|held| held.id == *id)]
     }
 }
 
@@ -89,25 +90,24 @@ impl View {
         quarantined: BTreeSet<(PackId, ObjectId)>,
         cache: Arc<HotCache>,
     ) -> (Self, Vec<Finding>) {
-        let copies = Copies::of(&packs, &quarantined);
-        let mut view = Self { packs, names: Vec::new(), left_out: Vec::new(), copies, quarantined, cache };
+        let objects = Objects::of(&packs, &quarantined);
+        let mut view = Self { packs, names: Vec::new(), left_out: Vec::new(), objects, quarantined, cache };
         let findings = view.bind_names();
         (view, findings)
     }
 
     fn bind_names(&mut self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let bindings =
-            self.packs.iter().zip(0..).flat_map(|(held, pack)| {
-                (0..held.names().len() as u32).map(move |place| Bound { pack, place })
-            });
-        let mut names: Vec<Bound> = bindings.collect();
+        let all = |(pack, at): (&Pack, u32)| {
+            (0..pack.names().len() as u32).map(move |place| Bound { pack: at, place })
+        };
+        let mut names: Vec<Bound> = self.packs.iter().zip(0..).flat_map(all).collect();
         // Each pack's names are in order already, and of one name the most trusted pack's binding stays in front.
-        names.sort_by(|a, b| self.bound(a).0.cmp(self.bound(b).0));
+        names.sort_by(|a, b| self.name(a).0.cmp(self.name(b).0));
         // First who wins, whether or not the object is there: a less trusted pack must not fill the gap with other content.
         names.dedup_by(|other, bound| {
-            let ((name, kept), (same, refused)) = (self.bound(bound), self.bound(other));
-            if name != same {
+            let ((name, kept), (other_name, refused)) = (self.name(bound), self.name(other));
+            if name != other_name {
                 return false;
             }
             if kept.object != refused.object {
@@ -122,19 +122,17 @@ impl View {
             true
         });
         let is_left_out = |bound: &mut Bound| {
-            let (name, &NameRecord { object, size: claimed, .. }) = self.bound(bound);
-            let (name, pack) = (|| name.to_owned(), || self.pack(bound).id().clone());
-            match self.size_of(&object) {
-                Some(held) if held == claimed => false,
-                Some(held) => {
-                    findings.push(Finding::WrongSize { name: name(), pack: pack(), object, held, claimed });
-                    true
-                }
-                None => {
-                    findings.push(Finding::ObjectMissing { name: name(), pack: pack(), object });
-                    true
-                }
+            let (name, &NameRecord { object, size: claimed, .. }) = self.name(bound);
+            let found = self.size_of(&object);
+            if found == Some(claimed) {
+                return false;
             }
+            let (name, pack) = (name.to_owned(), self.pack(bound).id().clone());
+            findings.push(match found {
+                Some(held) => Finding::WrongSize { name, pack, object, held, claimed },
+                None => Finding::ObjectMissing { name, pack, object },
+            });
+            true
         };
         let left_out = names.extract_if(.., is_left_out).collect();
         (self.names, self.left_out) = (names, left_out);
@@ -145,37 +143,37 @@ impl View {
         &self.packs[bound.pack as usize]
     }
 
-    fn bound(&self, bound: &Bound) -> (&str, &NameRecord) {
+    fn name(&self, bound: &Bound) -> (&str, &NameRecord) {
         self.pack(bound).name_at(bound.place)
     }
 
     fn find(&self, sorted: &[Bound], name: &str) -> Option<Bound> {
-        let at = sorted.binary_search_by(|bound| self.bound(bound).0.cmp(name)).ok()?;
+        let at = sorted.binary_search_by(|bound| self.name(bound).0.cmp(name)).ok()?;
         sorted.get(at).copied()
     }
 
     /// Every name, in order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = (&str, &NameRecord)> {
-        self.names.iter().map(|bound| self.bound(bound))
+        self.names.iter().map(|bound| self.name(bound))
     }
 
     /// Every name, in order, with the pack whose binding of it holds.
     pub fn bindings(&self) -> impl ExactSizeIterator<Item = (&str, &NameRecord, &Pack)> {
         self.names.iter().map(|bound| {
-            let (name, record) = self.bound(bound);
+            let (name, record) = self.name(bound);
             (name, record, self.pack(bound))
         })
     }
 
     /// What a name is bound to.
     pub fn lookup(&self, name: &str) -> Option<&NameRecord> {
-        Some(self.bound(&self.find(&self.names, name)?).1)
+        Some(self.name(&self.find(&self.names, name)?).1)
     }
 
     /// As `lookup`, with the names that are left out because their object is not held.
     pub(crate) fn binding(&self, name: &str) -> Option<&NameRecord> {
         let bound = self.find(&self.names, name).or_else(|| self.find(&self.left_out, name))?;
-        Some(self.bound(&bound).1)
+        Some(self.name(&bound).1)
     }
 
     /// The pack whose binding of a name holds.
@@ -190,18 +188,18 @@ impl View {
 
     /// Every object once, by id, with its length in bytes.
     pub fn objects(&self) -> impl Iterator<Item = (ObjectId, u64)> {
-        let first_of_each = self.copies.sorted.chunk_by(|a, b| a.id == b.id);
-        first_of_each.filter_map(|copies| copies.first().map(|copy| (copy.id, copy.size)))
+        let first_of_each = self.objects.sorted.chunk_by(|a, b| a.id == b.id);
+        first_of_each.filter_map(|copies| copies.first().map(|held| (held.id, held.size)))
     }
 
     /// The length of an object in bytes; `None` if it is not held.
     pub fn size_of(&self, id: &ObjectId) -> Option<u64> {
-        self.copies.get(id).first().map(|copy| copy.size)
+        self.objects.copies(id).first().map(|held| held.size)
     }
 
     /// The packs that hold an object whole, as far as is known.
     pub fn holders(&self, id: &ObjectId) -> impl Iterator<Item = &Pack> {
-        self.copies.get(id).iter().map(|copy| &self.packs[copy.pack as usize])
+        self.objects.copies(id).iter().map(|held| &self.packs[held.pack as usize])
     }
 
     /// Opens an object for reading; `None` if it is not held. A copy that turns out rotten gives way to another pack's.

@@ -118,7 +118,7 @@ impl PackWriter {
         let result = self.append(id, len, bytes);
         match result {
             Ok(pieces) => {
-                let row = ObjectRow { id: *id.as_bytes(), start, size: len, pieces };
+                let row = ObjectRow { id, start, size: len, pieces };
                 self.objects.insert(id, row);
                 Ok(())
             }
@@ -256,7 +256,7 @@ impl PackWriter {
         bounded("objects in a pack", self.objects.len() as u64, MAX_ROWS)?;
         let mut name_bytes = 0;
         for (name, record) in &self.names {
-            name_bytes += name.len() + record.origin.len() + record.proof.len();
+            name_bytes += NameRow::new(name, record).text_len();
             let held = self
                 .size_of(&record.object)
                 .ok_or_else(|| Error::ObjectMissing { name: name.clone(), object: record.object })?;
