@@ -293,3 +293,19 @@ fn a_lost_state_costs_a_verification_and_nothing_else() {
     assert!(serves(&server, "test-5.cvd"));
     server.says("put aside");
 }
+
+/// redb trusts the names of tables' types to be UTF-8, and panics where they are not.
+#[test]
+fn damage_on_which_redb_panics_is_a_finding_like_any() {
+    let program = filled();
+    let path = program.packs().remove(0);
+    let mut bytes = fs::read(&path).unwrap();
+    let types: Vec<_> =
+        bytes.windows(5).enumerate().filter(|(_, bytes)| bytes == b"&[u8]").map(|(at, _)| at).collect();
+    assert!(!types.is_empty());
+    types.into_iter().for_each(|at| bytes[at] = 0xff);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+    let ran = program.run(&["store", "verify"]).exits(1).says([file_name(&path), "its structure is damaged"]);
+    assert!(!ran.stderr.contains("panicked"), "{ran}");
+}

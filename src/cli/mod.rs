@@ -122,6 +122,7 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the program.
 pub fn run() -> ExitCode {
+    cvdmirror_store::hide_caught_panics();
     let matches = command().get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,

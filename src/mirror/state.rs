@@ -2,19 +2,20 @@
 //!
 //! Lost or broken, it costs a verification of every pack at the next start and the memory of past checks;
 //! nothing held is affected. Values are JSON, so that a person with `redb` at hand can read them.
-//! A write that the disk refuses (it is full, or read-only now) fails alone: the file is opened anew at the next use.
 mod clients;
+mod database;
 mod read_only;
+
+pub use database::{Readable, Writable};
 
 use super::{OpenError, history::History};
 use crate::{cvd::Database, source::budget::Book};
 use cvdmirror_store::{ObjectId, Pack, PackId};
-use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
 /// Written into every state file; a greater one is refused.
@@ -74,68 +75,6 @@ pub struct State<D = Writable> {
     database: D,
 }
 
-/// A file open for writing. After one failed write redb refuses everything until the file is opened anew, so it is
-/// let go then.
-#[derive(Debug)]
-pub struct Writable(Mutex<Option<redb::Database>>);
-
-impl Writable {
-    /// Runs a step on the open file; opens it first where it was let go.
-    fn with<T>(
-        &self,
-        path: &Path,
-        step: impl FnOnce(&redb::Database) -> Result<T, redb::Error>,
-    ) -> Result<T, redb::Error> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = match &mut *open {
-            Some(database) => database,
-            none => none.insert(create(path)?),
-        };
-        let result = step(database);
-        if let Err(redb::Error::Io(_) | redb::Error::PreviousIo) = &result {
-            *open = None;
-        }
-        result
-    }
-}
-
-fn create(path: &Path) -> Result<redb::Database, redb::Error> {
-    Ok(redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)?)
-}
-
-/// What a state file can be read through.
-pub trait Readable {
-    /// Runs a step on one state of the file.
-    ///
-    /// # Errors
-    /// The step's own, or when the file cannot be read.
-    fn read<T>(
-        &self,
-        path: &Path,
-        step: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, redb::Error>;
-}
-
-impl Readable for Writable {
-    fn read<T>(
-        &self,
-        path: &Path,
-        step: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, redb::Error> {
-        self.with(path, |database| step(&database.begin_read()?))
-    }
-}
-
-impl Readable for redb::ReadOnlyDatabase {
-    fn read<T>(
-        &self,
-        _path: &Path,
-        step: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, redb::Error> {
-        step(&self.begin_read()?)
-    }
-}
-
 /// The state file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}{}", path.display(), remedy(source))]
@@ -168,8 +107,8 @@ impl State {
 
     fn open_existing(path: &Path) -> Result<Self, OpenError> {
         let fail = |source: redb::Error| StateError { path: path.into(), source };
-        let database = create(path).map_err(fail)?;
-        let state = Self { path: path.into(), database: Writable(Mutex::new(Some(database))) };
+        let database = Writable::open(path).map_err(fail)?;
+        let state = Self { path: path.into(), database };
         let found = state
             .write(|txn| {
                 let mut meta = txn.open_table(META)?;
@@ -429,6 +368,7 @@ impl<D: Readable> State<D> {
 fn remedy(error: &redb::Error) -> &'static str {
     match error {
         redb::Error::Io(e) => cvdmirror_store::remedy(e),
+        _ if is_broken(error) => "; the next `serve` or `sync` puts it aside and begins anew",
         _ => "",
     }
 }
@@ -491,5 +431,28 @@ mod tests {
         std::fs::write(&path, vec![b'x'; 8192]).unwrap();
         State::open(&path).unwrap();
         assert_eq!(std::fs::read(dir.path().join("state.redb.broken")).unwrap(), vec![b'x'; 8192]);
+    }
+
+    #[test]
+    fn a_file_with_any_byte_altered_is_put_aside_or_as_good_as_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("state.redb"), dir.path().join("state.redb.broken"));
+        let database: Database = "daily".parse().unwrap();
+        State::open(&path).unwrap().set_database(&database, &DatabaseState::default()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        // redb trusts the names of tables' types to be UTF-8, and panics where it has not checked them.
+        let types = whole.windows(4).enumerate().filter(|(_, bytes)| bytes == b"&str").map(|(at, _)| at);
+        let mut broken = 0;
+        for at in types.chain((0..whole.len()).step_by(211)) {
+            let mut altered = whole.clone();
+            altered[at] ^= 0xff;
+            std::fs::write(&path, altered).unwrap();
+            // Whoever only looks finds nothing, or an error, or what is whole.
+            let _ = State::open_read_only(&path).unwrap().map(|state| state.known_packs());
+            let state = State::open(&path).unwrap();
+            state.set_database(&database, &DatabaseState::default()).unwrap();
+            broken += usize::from(std::fs::remove_file(&aside).is_ok());
+        }
+        assert!(broken > 0);
     }
 }

@@ -5,7 +5,7 @@
 //! Does not guarantee that the objects' bytes are whole: that is checked piece by piece when they are read
 //! ([`ObjectReader`]), or ahead of time by [`crate::check`].
 use crate::{
-    Error, ObjectId, ObjectReader,
+    Error, ObjectId, ObjectReader, caught,
     disk::{self, PackFile},
     reader::HotCache,
     tables::{self, BadRow, Head, NameRow, ObjectRow},
@@ -15,7 +15,6 @@ use redb::{Builder, OwnedAccessGuard, ReadOnlyDatabase, ReadOnlyTable, ReadableD
 use std::{
     fs::File,
     os::unix::fs::FileExt,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, RwLock,
@@ -427,15 +426,14 @@ pub(crate) fn hash_file(
     }
 }
 
-/// Runs a step of redb on the file at `path`. redb trusts a file's structure and panics on some damage
-/// (its `set_check_integrity_on_open` says so): here that becomes an error about the file.
+/// Runs a step of redb on the file at `path`; a panic becomes an error about the file.
 pub(crate) fn guarded<T>(
     path: &Path,
     op: &'static str,
     step: impl FnOnce() -> Result<T, redb::Error>,
 ) -> Result<T, Error> {
-    match catch_unwind(AssertUnwindSafe(step)) {
-        Ok(result) => result.map_err(|e| Error::redb(path, op, e)),
-        Err(_panic) => Err(Error::unusable(path, "its structure is damaged")),
+    match caught(step) {
+        Some(result) => result.map_err(|e| Error::redb(path, op, e)),
+        None => Err(Error::unusable(path, "its structure is damaged")),
     }
 }

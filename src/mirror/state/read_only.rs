@@ -1,5 +1,5 @@
 //! A state file that is only looked into: nothing of it is written, not even a repair.
-use super::{CACHE_BYTES, META, State, StateError, is_broken};
+use super::{CACHE_BYTES, META, State, StateError, database::guarded, is_broken};
 use redb::ReadableDatabase;
 use std::path::Path;
 
@@ -12,21 +12,23 @@ impl State<redb::ReadOnlyDatabase> {
         if !path.exists() {
             return Ok(None);
         }
-        let database = match redb::Builder::new().set_cache_size(CACHE_BYTES).open_read_only(path) {
-            Err(redb::DatabaseError::RepairAborted) => repaired_copy(path),
-            other => other,
-        };
-        let fail = |source| StateError { path: path.into(), source };
-        let database = match database.map_err(redb::Error::from) {
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(CACHE_BYTES);
+        let database = guarded(|| match builder.open_read_only(path) {
+            Err(redb::DatabaseError::RepairAborted) => Ok(repaired_copy(path)?),
+            other => Ok(other?),
+        });
+        let opened = database.and_then(|database| {
+            guarded(|| Ok(database.begin_read()?.open_table(META).map(drop)?))?;
+            Ok(database)
+        });
+        match opened {
+            Ok(database) => Ok(Some(Self { path: path.into(), database })),
+            // Its writer was killed before it had put the first thing, all tables at once, into it.
+            Err(redb::Error::TableDoesNotExist(_)) => Ok(None),
             // The next writer puts it aside and begins anew; until then nothing is remembered.
-            Err(e) if is_broken(&e) => return Ok(None),
-            other => other.map_err(fail)?,
-        };
-        // Its writer was killed before it had put the first thing, all tables at once, into it.
-        match database.begin_read().map_err(|e| fail(e.into()))?.open_table(META) {
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(e) => Err(fail(e.into())),
-            Ok(_) => Ok(Some(Self { path: path.into(), database })),
+            Err(e) if is_broken(&e) => Ok(None),
+            Err(source) => Err(StateError { path: path.into(), source }),
         }
     }
 }
