@@ -1,12 +1,13 @@
 //! Storing an object of 160 MB, side by side with `dd conv=fsync` on the same file system.
 //!
-//! `cargo bench --bench ingest [-- megabytes]`. The object is read from a file, hashed, cut into chunks, and durable
-//! when the time stops; dd copies the same file and syncs it. They take turns. Set TMPDIR to choose the disk.
+//! `cargo bench --bench ingest [-- megabytes]`. The object is read from a file, as it would come from a socket, and is hashed,
+//! durable, read back and in the view when the time stops; dd copies the same file and syncs it. They take turns. Set TMPDIR to
+//! choose the disk.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-use cvdmirror_store::{Hasher, NameRecord, ObjectId, Store};
+use cvdmirror_store::{NameRecord, Proof, Store};
 use std::{
     fs::{self, File},
-    io::Read,
+    io::{Read, Write},
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -40,17 +41,24 @@ fn ingest(dir: &Path, source: &Path, len: u64) -> (Duration, u64) {
     fs::create_dir_all(&tmp).unwrap();
     let (store, _) = Store::assemble(&packs, &tmp, Vec::new()).unwrap();
     let began = Instant::now();
-    // A download is hashed while it arrives; here the hash is part of the price.
-    let id = hash(source);
     let mut batch = store.batch().unwrap();
-    batch.put(id, len, &mut File::open(source).unwrap()).unwrap();
+    let mut object = batch.object().unwrap();
+    let (mut file, mut buffer) = (File::open(source).unwrap(), vec![0; 256 << 10]);
+    loop {
+        match file.read(&mut buffer).unwrap() {
+            0 => break,
+            n => object.write_all(&buffer[..n]).unwrap(),
+        }
+    }
+    let (id, size) = object.finish().unwrap();
+    assert_eq!(size, len);
     let record = NameRecord {
         object: id,
-        size: len,
+        size,
         modified_s: None,
         stored_at_s: 0,
         origin: String::new(),
-        proof: String::new(),
+        proof: Proof::Signed,
     };
     batch.bind("main-1.cvd", record).unwrap();
     let pack = store.commit(batch, 0).unwrap();
@@ -59,17 +67,6 @@ fn ingest(dir: &Path, source: &Path, len: u64) -> (Duration, u64) {
     drop((pack, store));
     fs::remove_dir_all(dir).unwrap();
     (took, file_len)
-}
-
-fn hash(source: &Path) -> ObjectId {
-    let mut file = File::open(source).unwrap();
-    let (mut hasher, mut buf) = (Hasher::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buf).unwrap() {
-            0 => return hasher.finish(),
-            n => hasher.update(&buf[..n]),
-        }
-    }
 }
 
 fn copy(source: &Path, to: &Path) -> Duration {

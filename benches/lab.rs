@@ -5,10 +5,6 @@
 //! and measures what is taken from the CDN without running clients, which take minutes to load a database that large;
 //! `LAB_VERSIONS=N` publishes so many versions instead of 30, `LAB_VERBOSE=1` shows what failing clients said.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-#[path = "lab/mod.rs"]
-mod lab;
-#[path = "../tests/support/mod.rs"]
-mod support;
 
 use lab::Settings;
 use std::{path::PathBuf, time::Instant};

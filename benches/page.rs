@@ -3,8 +3,6 @@
 //! `cargo bench --bench page [-- seconds]`; needs wrk. The real binary mirrors a database of daily's size and one with
 //! sixty versions behind it, so that the page is as long as it gets. With and without requests for it, in turn.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-#[path = "../tests/support/mod.rs"]
-mod support;
 
 use std::{
     fs,

@@ -3,10 +3,8 @@
 //!
 //! `cargo bench --bench store_care`. Needs about 2 GB in the temporary directory (TMPDIR).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-#[path = "../tests/support/mod.rs"]
-mod support;
 use cvdmirror_store::{NameRecord, ObjectId, Pack, Store, View, check_view};
-use rand::{RngCore, SeedableRng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
     path::Path,
     process::{Command, Stdio},
@@ -69,7 +67,7 @@ fn fill(dir: &Path, seed: u64, names: impl Iterator<Item = String>, len: usize) 
             modified_s: None,
             stored_at_s: 1_795_381_080,
             origin: format!("https://database.clamav.net/{name}"),
-            proof: "signature and script".into(),
+            proof: cvdmirror_store::Proof::Signed,
         };
         batch.bind(&name, record).unwrap();
     }

@@ -1,31 +1,143 @@
-//! The socket in the data directory through which `sync` and `status` speak with the running server.
+//! The socket in the data directory through which other commands speak with the running server.
 //!
-//! HTTP/1.1 over a Unix socket that only the server's user may open: `GET /status`, `GET /packs`, `GET /clients`,
-//! `POST /sync`, `POST /gc`, `POST /look`, `POST /rotten/<pack>/<object>`; JSON answers.
+//! A Unix socket that only the server's user may open. One connection, one [`Request`] as a line of JSON, one
+//! [`Response`] as JSON up to the end. Private to this build: a command of another build gets an error.
 use crate::{
     clients::{Clients, Report},
-    clock::epoch_s,
-    mirror::{DataDir, Mirror, Round, retention::Tidied, state::KnownPacks, status::Status},
+    hot::HotSet,
+    mirror::{Command, DataDir, Handle, RoundReport, gc::Collected, memory::KnownPacks, status::Status},
+    state::State,
+    trouble::Trouble,
 };
 use cvdmirror_store::{ObjectId, PackId};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use rustix::{fs::Mode, net};
+use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     future::Future,
     io,
-    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
 
-/// Bytes of an answer at most.
-const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// Bytes of a request and of an answer at most.
+const MAX_REQUEST_BYTES: u64 = 4 << 10;
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
+/// Connections at a time; more wait.
+const CONNECTIONS: usize = 64;
+/// How long a request may take to come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the server can be asked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// How it is.
+    Status,
+    /// Who asked it lately.
+    Clients,
+    /// What it knows of the packs.
+    Packs,
+    /// To do a round now.
+    Sync,
+    /// To look at its store directory again.
+    Look,
+    /// To drop what is not kept, or to say what that would do.
+    Gc {
+        /// Only to say it.
+        dry_run: bool,
+    },
+    /// To read a copy of an object that was found corrupt.
+    Check {
+        /// The pack's id.
+        pack: String,
+        /// The object's id.
+        object: String,
+    },
+}
+
+impl Request {
+    /// Reads what came up to the end of its line.
+    ///
+    /// # Errors
+    /// When it is none that this build knows.
+    pub fn from_line(line: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(line)
+    }
+
+    /// As it is sent.
+    pub fn to_line(&self) -> Vec<u8> {
+        // Our own plain enum: serialising it cannot fail.
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+}
+
+/// What it answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// How it is.
+    Status(Box<Status>),
+    /// Who asked it lately; nobody where it remembers nobody.
+    Clients(Option<Report>),
+    /// What it knows of the packs.
+    Packs(KnownPacks),
+    /// What the round did.
+    Round(RoundReport),
+    /// It has looked.
+    Looked,
+    /// What the gc did.
+    Collected(Collected),
+    /// Whether the copy is corrupt.
+    Corrupt(bool),
+    /// It could not do it.
+    Failed(Trouble),
+    /// It is being stopped.
+    Stopping,
+}
+
+/// Why a server that is there gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The connection.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What came is no answer.
+    #[error("it is of another build: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It could not do it.
+    #[error("{0}")]
+    Failed(Trouble),
+    /// It is being stopped.
+    #[error("it is stopping")]
+    Stopping,
+    /// It answered something else.
+    #[error("it is of another build")]
+    Other,
+}
+
+/// What requests are answered from.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// The mirror.
+    pub mirror: Handle,
+    /// Its state file.
+    pub state: Arc<State>,
+    /// Who asked; none: nobody is remembered.
+    pub clients: Option<Arc<Clients>>,
+    /// Objects that are sent from memory.
+    pub hot: Arc<HotSet>,
+}
 
 /// The listening end. Its file goes when it is dropped.
 #[derive(Debug)]
@@ -45,26 +157,32 @@ impl Control {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let listener = short_path(&path, |path| UnixListener::bind(path))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path })
+        let socket = net::socket_with(
+            net::AddressFamily::UNIX,
+            net::SocketType::STREAM,
+            net::SocketFlags::CLOEXEC | net::SocketFlags::NONBLOCK,
+            None,
+        )?;
+        // Linux gives the file the socket's mode when it binds it: at no moment may others open it, whatever the umask.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        short_path(&path, |path| Ok(net::bind(&socket, &net::SocketAddrUnix::new(path)?)?))?;
+        net::listen(&socket, CONNECTIONS as i32)?;
+        Ok(Self { listener: UnixListener::from_std(socket.into())?, path })
     }
 
     /// Answers until `shutdown`.
-    pub async fn serve(
-        self,
-        mirror: Arc<Mirror>,
-        clients: Option<Arc<Clients>>,
-        dir: DataDir,
-        max_age: Duration,
-        shutdown: impl Future<Output = ()>,
-    ) {
+    pub async fn serve(self, desk: Desk, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
-            let stream = tokio::select! {
+            let accepted = async {
+                let place = places.clone().acquire_owned().await;
+                (self.listener.accept().await, place)
+            };
+            let (stream, place) = tokio::select! {
                 () = &mut shutdown => return,
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                (accepted, place) = accepted => match accepted {
+                    Ok((stream, _)) => (stream, place),
                     Err(e) => {
                         tracing::warn!("`status` and `sync` cannot reach this server now: control socket: {e}");
                         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -72,17 +190,12 @@ impl Control {
                     }
                 },
             };
-            let (mirror, clients, dir) = (mirror.clone(), clients.clone(), dir.clone());
-            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let (mirror, clients, dir) = (mirror.clone(), clients.clone(), dir.clone());
-                async move {
-                    let answer = answer(&request, &mirror, clients.as_deref(), &dir, max_age).await;
-                    Ok::<_, std::convert::Infallible>(answer)
-                }
+            let desk = desk.clone();
+            tokio::spawn(async move {
+                let _place = place;
+                // Who asked may have gone.
+                let _ = desk.serve(stream).await;
             });
-            tokio::spawn(
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
-            );
         }
     }
 }
@@ -94,132 +207,153 @@ impl Drop for Control {
     }
 }
 
-async fn answer(
-    request: &Request<Incoming>,
-    mirror: &Mirror,
-    clients: Option<&Clients>,
-    dir: &DataDir,
-    max_age: Duration,
-) -> Response<Full<Bytes>> {
-    let json = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/status") => {
-            serde_json::to_vec(&mirror.status(dir, &mirror.published().load(), max_age))
-        }
-        (&Method::GET, "/clients") => {
-            let published = mirror.published().load().versions();
-            serde_json::to_vec(&clients.map(|clients| clients.report(&published)))
-        }
-        (&Method::POST, "/sync") => serde_json::to_vec(&mirror.round().await),
-        (&Method::POST, "/look") => serde_json::to_vec(&mirror.look().await.map_err(|e| e.to_string())),
-        (&Method::GET, "/packs") => serde_json::to_vec(&mirror.known_packs().map_err(|e| e.to_string())),
-        (&Method::POST, path) if path.starts_with("/rotten/") => {
-            serde_json::to_vec(&tokio::task::block_in_place(|| mirror.suspect(&path["/rotten/".len()..])))
-        }
-        (&Method::GET, "/gc") => serde_json::to_vec(&mirror.would_tidy(epoch_s())),
-        (&Method::POST, "/gc") => serde_json::to_vec(&mirror.gc(epoch_s()).await.map_err(|e| e.to_string())),
-        _ => {
-            let mut response = Response::new(Full::default());
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            return response;
+impl Desk {
+    async fn serve(&self, stream: UnixStream) -> io::Result<()> {
+        let (reader, mut writer) = stream.into_split();
+        let mut line = Vec::new();
+        let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
+        timeout(PATIENCE, reader.read_until(b'\n', &mut line)).await??;
+        let answer = self.answer(Request::from_line(&line)?).await;
+        writer.write_all(&serde_json::to_vec(&answer)?).await?;
+        writer.shutdown().await
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let Self { mirror, state, clients, hot } = self;
+        let answer = match request {
+            Request::Status => {
+                let standing = mirror.standing();
+                let status = Status::new(&standing, standing.now_s());
+                Some(Response::Status(Box::new(Status { serving: true, hot: Some(hot.figures()), ..status })))
+            }
+            Request::Clients => {
+                let published = mirror.standing().snapshot.versions();
+                Some(Response::Clients(clients.as_ref().map(|clients| clients.report(&published))))
+            }
+            Request::Packs => {
+                let state = state.clone();
+                let known = tokio::task::spawn_blocking(move || state.known_packs()).await;
+                known.ok().map(|known| known.map_or_else(|e| Response::Failed((&e).into()), Response::Packs))
+            }
+            Request::Sync => mirror.ask(Command::Sync).await.map(Response::Round),
+            Request::Look => {
+                let looked = mirror.ask(Command::Look).await;
+                looked.map(|looked| looked.map_or_else(Response::Failed, |()| Response::Looked))
+            }
+            Request::Gc { dry_run: true } => mirror.ask(Command::WouldGc).await.map(Response::Collected),
+            Request::Gc { dry_run: false } => {
+                let collected = mirror.ask(Command::Gc).await;
+                collected.map(|done| done.map_or_else(Response::Failed, Response::Collected))
+            }
+            Request::Check { pack, object } => {
+                match (PackId::from_file_name(&format!("{pack}.redb")), object.parse()) {
+                    (Some(pack), Ok(object)) => {
+                        let corrupt = mirror.ask(|answer| Command::Check(pack, object, answer)).await;
+                        corrupt.map(Response::Corrupt)
+                    }
+                    _ => Some(Response::Corrupt(false)),
+                }
+            }
+        };
+        answer.unwrap_or(Response::Stopping)
+    }
+}
+
+type Answer<T> = Result<Option<T>, ControlError>;
+
+/// Makes of an answer the value that was asked for.
+macro_rules! expect {
+    ($answer:expr, $expected:pat => $value:expr) => {
+        match $answer {
+            None => Ok(None),
+            Some($expected) => Ok(Some($value)),
+            Some(_) => Err(ControlError::Other),
         }
     };
-    match json {
-        Ok(body) => Response::new(body.into()),
-        Err(e) => {
-            let mut response = Response::new(Full::from(e.to_string()));
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
-        }
-    }
 }
 
 /// Asks the running server how it is; `None` when none is running.
 ///
 /// # Errors
-/// When a server is there and does not answer properly.
-pub async fn status(dir: &DataDir) -> io::Result<Option<Status>> {
-    ask(dir, Method::GET, "/status").await
+/// Here and below: when a server is there and does not answer properly, or could not do what it was asked.
+pub async fn status(dir: &DataDir) -> Answer<Status> {
+    expect!(ask(dir, Request::Status).await?, Response::Status(status) => *status)
 }
 
 /// Asks the running server who asked it lately; `None` when none is running, `Some(None)` when it remembers nobody.
 ///
 /// # Errors
-/// When a server is there and does not answer properly.
-pub async fn clients(dir: &DataDir) -> io::Result<Option<Option<Report>>> {
-    ask(dir, Method::GET, "/clients").await
+/// As for [`status`].
+pub async fn clients(dir: &DataDir) -> Answer<Option<Report>> {
+    expect!(ask(dir, Request::Clients).await?, Response::Clients(report) => report)
 }
 
 /// Has the running server do a round now; `None` when none is running.
 ///
 /// # Errors
-/// When a server is there and does not answer properly.
-pub async fn sync(dir: &DataDir) -> io::Result<Option<Round>> {
-    ask(dir, Method::POST, "/sync").await
+/// As for [`status`].
+pub async fn sync(dir: &DataDir) -> Answer<RoundReport> {
+    expect!(ask(dir, Request::Sync).await?, Response::Round(report) => report)
 }
 
-/// Has the running server tidy up its store, or say what it would do; `None` when none is running.
+/// Has the running server drop what is not kept, or say what that would do; `None` when none is running.
 ///
 /// # Errors
-/// When a server is there and does not answer properly, or could not do it.
-pub async fn gc(dir: &DataDir, dry_run: bool) -> io::Result<Option<Tidied>> {
-    if dry_run {
-        return ask(dir, Method::GET, "/gc").await;
-    }
-    let answer: Option<Result<Tidied, String>> = ask(dir, Method::POST, "/gc").await?;
-    answer.transpose().map_err(io::Error::other)
+/// As for [`status`].
+pub async fn gc(dir: &DataDir, dry_run: bool) -> Answer<Collected> {
+    expect!(ask(dir, Request::Gc { dry_run }).await?, Response::Collected(collected) => collected)
 }
 
 /// Has the running server look at its store directory again; `None` when none is running.
 ///
 /// # Errors
-/// When a server is there and does not answer properly, or could not do it.
-pub async fn look(dir: &DataDir) -> io::Result<Option<()>> {
-    let answer: Option<Result<(), String>> = ask(dir, Method::POST, "/look").await?;
-    answer.transpose().map_err(io::Error::other)
+/// As for [`status`].
+pub async fn look(dir: &DataDir) -> Answer<()> {
+    expect!(ask(dir, Request::Look).await?, Response::Looked => ())
 }
 
-/// Asks the running server what it knows of the packs; `None` when none is running.
-///
-/// # Errors
-/// When a server is there and does not answer properly.
-pub async fn known_packs(dir: &DataDir) -> io::Result<Option<KnownPacks>> {
-    let answer: Option<Result<KnownPacks, String>> = ask(dir, Method::GET, "/packs").await?;
-    answer.transpose().map_err(io::Error::other)
-}
-
-/// Has the running server look at a copy of an object that was found rotten; `None` when none is running. Says whether
+/// Has the running server read a copy of an object that was found corrupt; `None` when none is running. Says whether
 /// it found it so too.
 ///
 /// # Errors
-/// When a server is there and does not answer properly.
-pub async fn rotten(dir: &DataDir, pack: &PackId, object: ObjectId) -> io::Result<Option<bool>> {
-    ask(dir, Method::POST, &format!("/rotten/{pack}/{object}")).await
+/// As for [`status`].
+pub async fn check(dir: &DataDir, pack: &PackId, object: ObjectId) -> Answer<bool> {
+    let request = Request::Check { pack: pack.to_string(), object: object.to_string() };
+    expect!(ask(dir, request).await?, Response::Corrupt(corrupt) => corrupt)
 }
 
-async fn ask<T: DeserializeOwned>(dir: &DataDir, method: Method, path: &str) -> io::Result<Option<T>> {
+/// Asks the running server what it knows of the packs; without one it is read from the state file. `None` where
+/// neither can be: a sync that runs keeps it to itself.
+pub async fn known_packs(dir: &DataDir) -> Option<KnownPacks> {
+    match ask(dir, Request::Packs).await {
+        Ok(Some(Response::Packs(known))) => Some(known),
+        Ok(None) => {
+            let state = State::open_read_only(&dir.state()).ok()?;
+            state.map_or_else(|| Some(KnownPacks::default()), |state| state.known_packs().ok())
+        }
+        Ok(Some(_)) | Err(_) => None,
+    }
+}
+
+async fn ask(dir: &DataDir, request: Request) -> Answer<Response> {
     // The blocking call, so that the directory stays open until it is done; a local connect does not wait.
     let stream = match short_path(&dir.control(), |path| std::os::unix::net::UnixStream::connect(path)) {
         Ok(stream) => stream,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
-        Err(e) => return Err(e),
+        Err(e) => return Err(e.into()),
     };
     stream.set_nonblocking(true)?;
-    let stream = UnixStream::from_std(stream)?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(http::header::HOST, "control")
-        .body(Full::<Bytes>::default())
-        .map_err(io::Error::other)?;
-    let response = sender.send_request(request).await.map_err(io::Error::other)?;
-    let body =
-        Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
-    serde_json::from_slice(&body.to_bytes()).map(Some).map_err(io::Error::other)
+    let mut stream = UnixStream::from_std(stream)?;
+    stream.write_all(&request.to_line()).await?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+    match serde_json::from_slice(&answer)? {
+        Response::Failed(trouble) => Err(ControlError::Failed(trouble)),
+        Response::Stopping => Err(ControlError::Stopping),
+        response => Ok(Some(response)),
+    }
 }
 
 /// Calls `with` with a path to the same socket that fits `sockaddr_un` (108 bytes), however long the data

@@ -1,7 +1,7 @@
-//! Metrics as Prometheus reads them (text exposition format 0.0.4), gathered when they are asked for.
+//! Metrics in Prometheus' text exposition format 0.0.4, gathered when they are asked for.
 //!
-//! What is counted lives as plain numbers where it happens; here the numbers of one moment get their names, in the
-//! conventions of Prometheus: base units, `_total` for counters, labels with few values.
+//! Counters are plain numbers where things happen; here they get their names, by Prometheus' conventions: base units,
+//! `_total` for counters, labels with few values.
 use prometheus::{
     TextEncoder,
     core::Collector as _,
@@ -11,36 +11,36 @@ use prometheus::{
 use std::fmt;
 
 /// The content type of the text.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The metrics of one moment.
 #[derive(Default)]
-pub struct Exposition {
+pub(crate) struct Exposition {
     families: Vec<MetricFamily>,
 }
 
 /// A value with its labels.
-pub struct Sample {
+pub(crate) struct Sample {
     labels: Vec<(&'static str, String)>,
     value: f64,
 }
 
 impl Sample {
-    /// A value of which there is one.
-    pub fn of(value: impl Number) -> Self {
+    /// A value without labels.
+    pub(crate) fn new(value: impl Number) -> Self {
         Self { labels: Vec::new(), value: value.number() }
     }
 
     /// Adds a label.
-    pub fn with(mut self, label: &'static str, value: impl fmt::Display) -> Self {
+    pub(crate) fn with(mut self, label: &'static str, value: impl fmt::Display) -> Self {
         self.labels.push((label, value.to_string()));
         self
     }
 }
 
-/// What a value can be. Exact up to 2^53, as in Prometheus itself.
-pub trait Number {
-    /// The value.
+/// A number as Prometheus has it: a double, exact up to 2^53.
+pub(crate) trait Number {
+    /// As a double.
     fn number(self) -> f64;
 }
 impl Number for u64 {
@@ -70,8 +70,8 @@ impl Number for f64 {
 }
 
 impl Exposition {
-    /// Adds what only grows, until the process ends; its name ends in `_total`.
-    pub fn counter(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
+    /// Adds a counter; its name ends in `_total`.
+    pub(crate) fn counter(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
         self.family(MetricType::COUNTER, ours(name), help, samples, |metric, value| {
             let mut counter = Counter::default();
             counter.set_value(value);
@@ -79,20 +79,20 @@ impl Exposition {
         });
     }
 
-    /// Adds what goes up and down.
-    pub fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
+    /// Adds a gauge.
+    pub(crate) fn gauge(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) {
         self.family(MetricType::GAUGE, ours(name), help, samples, set_gauge);
     }
 
-    /// Adds what the kernel knows of this process (time, memory, descriptors), and when it began: that the kernel
-    /// tells only of the machine's start, which a service may be kept from reading.
-    pub fn process(&mut self, started_at_s: u64) {
+    /// Adds the kernel's numbers of this process (time, memory, descriptors). The start time is ours: the kernel's is relative
+    /// to the boot time, which a sandboxed service may not be able to read.
+    pub(crate) fn process(&mut self, started_at_s: u64) {
         const START: &str = "process_start_time_seconds";
         self.families.extend(
             ProcessCollector::for_self().collect().into_iter().filter(|family| family.name() != START),
         );
         let help = "Start time of the process since unix epoch in seconds.";
-        self.family(MetricType::GAUGE, START.into(), help, [Sample::of(started_at_s)], set_gauge);
+        self.family(MetricType::GAUGE, START.into(), help, [Sample::new(started_at_s)], set_gauge);
     }
 
     fn family(
@@ -117,7 +117,7 @@ impl Exposition {
                 metric
             })
             .collect();
-        // A family without a value is none.
+        // A family needs a value.
         if !metrics.is_empty() {
             let mut family = MetricFamily::default();
             family.set_name(name);
@@ -128,8 +128,8 @@ impl Exposition {
         }
     }
 
-    /// The text.
-    pub fn text(&self) -> String {
+    /// Writes the text format.
+    pub(crate) fn text(&self) -> String {
         // Fails only for a family without a name or a value, and there is none.
         TextEncoder::new().encode_to_string(&self.families).unwrap_or_default()
     }
@@ -155,10 +155,10 @@ mod tests {
         metrics.counter(
             "things_total",
             "Things.",
-            [Sample::of(7_u64).with("kind", "a\"b\\c\nd"), Sample::of(1_795_381_080_u64).with("kind", 2)],
+            [Sample::new(7_u64).with("kind", "a\"b\\c\nd"), Sample::new(1_795_381_080_u64).with("kind", 2)],
         );
         metrics.gauge("none", "Nothing.", []);
-        metrics.gauge("share", "A part.", [Sample::of(0.5)]);
+        metrics.gauge("share", "A part.", [Sample::new(0.5)]);
         assert_eq!(
             metrics.text(),
             "# HELP cvdmirror_things_total Things.\n# TYPE cvdmirror_things_total counter\n\

@@ -1,28 +1,28 @@
-//! What the service manager that started the server is told: sd_notify(3), over the socket in `NOTIFY_SOCKET`.
+//! Messages to the service manager: sd_notify(3), over the socket in `NOTIFY_SOCKET`.
 //!
 //! Guaranteed: readiness is told once, when the server is about to take the first connection; a watchdog ping is sent
-//! only when the loop that hands out connections has turned since the last one, so a runtime that stands still is
-//! noticed; a manager that does not take messages does not hold up what is served. Without a manager nothing is done.
+//! only if the loop that hands out connections has run since the last one, so a runtime that hangs is noticed; a manager
+//! that reads no messages does not delay the server. Without a manager nothing is done.
 use sd_notify::NotifyState;
 use std::{future::Future, pin::pin, time::Duration};
 
-/// How often the status line is looked at where no watchdog wants to hear more often.
+/// How often the status line is updated, unless the watchdog wants pings more often.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
-/// Pings in the time after which the manager takes the server for dead: one may come late.
+/// Pings within the watchdog's timeout, so that one may come late.
 const PINGS: u32 = 3;
 
-/// Waits for `shutdown`, and tells the service manager what goes on meanwhile: readiness now, `status` whenever it has
-/// changed, pings if it wants them, and the end.
+/// Waits for `shutdown`. Meanwhile tells the service manager: ready now, `status` when it changes, pings if it wants them,
+/// and the end.
 ///
-/// A ping proves only that the task awaiting this turns, so that must be the one that matters.
-pub async fn until(shutdown: impl Future<Output = ()>, status: impl Fn() -> String) {
+/// A ping proves only that the task that polls this runs: call it from the task that must not hang.
+pub(crate) async fn until(shutdown: impl Future<Output = ()>, status: impl Fn() -> String) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return shutdown.await;
     }
     let mut shutdown = pin!(shutdown);
     let watchdog = sd_notify::watchdog_enabled();
     let pause = watchdog.map_or(STATUS_EVERY, |after| STATUS_EVERY.min(after / PINGS));
-    // A manager that set it to nothing wants no pings, and interval() no empty pause.
+    // interval() panics on zero.
     let mut turn = tokio::time::interval(pause.max(Duration::from_millis(1)));
     let mut told = String::new();
     let mut message = "READY=1\n".to_owned();

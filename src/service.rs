@@ -1,153 +1,193 @@
 //! The running mirror: a schedule of rounds beside the HTTP server and the control socket.
 use crate::{
+    client_config::own_url,
     clients::Clients,
-    clock::epoch_s,
+    clock::{Clock, epoch_s},
     config::{AccessLogTo, Config, SourceSpec},
-    control::Control,
+    control::{Control, Desk},
     dns,
-    http::{self, AccessLog, Freshness, Health, Limits, Metrics, Overview, Site},
-    mirror::{DataDir, Mirror, OpenError, Settings, Verifier, data_dir::Lock, state::State, status},
-    notify, port_holder,
+    hot::HotSet,
+    http::{self, AccessLog, Limits, Listeners, Metrics, Site, Tls, TlsError},
+    mirror::{DataDir, Handle, Mirror, OpenError, Settings, Verifier, data_dir::Lock},
+    notify,
     source::{
-        FetchLimits, Intake, Progress, Source, budget::Ledger, directory::DirectorySource, http::HttpSource,
+        Activity, ClientError, FetchLimits, Intake, Progress, Source,
+        directory::DirectorySource,
+        downloader::Downloader,
+        http::{HttpSource, Upstream},
+        ledger::Ledger,
         txt::TxtResolver,
     },
+    state::{State, StateError},
     telemetry,
+    trouble::Trouble,
+    units::os,
 };
 use cvdmirror_store::Store;
-use rand::Rng as _;
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::watch};
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{oneshot, watch},
+};
 
-/// How the mirror presents itself to its source: under its own name, never a borrowed one.
+/// How the mirror names itself to its source; it never pretends to be another program.
 pub(crate) const PRODUCT: &str = concat!("cvdmirror/", env!("CARGO_PKG_VERSION"));
-/// The first pause after a round that failed; it doubles until it reaches the interval.
-const FIRST_RETRY: Duration = Duration::from_secs(30);
-
-/// How a port below 1024 is had.
-pub(crate) const PRIVILEGED_PORT: &str = "ports below 1024 are root's: let the service bind them as \
-     /usr/share/doc/cvdmirror/examples/port-53.conf does";
 
 /// Why a mirror cannot be started.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data directory.
+pub(crate) enum StartError {
+    /// The data directory cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The source.
+    /// No client for the source can be made.
     #[error("source: {0}")]
-    Source(String),
-    /// An address.
-    #[error(
-        "cannot listen on {address}: {source}{}, or write another port: listen = [\"ADDR:PORT\"]",
-        mended(address, source)
-    )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The address of the TXT responder.
-    #[error(
-        "cannot answer DNS on {address}: {source}{}, or write another port: dns_listen = \"ADDR:PORT\"",
-        mended(address, source)
-    )]
-    DnsListen {
-        /// The address.
-        address: SocketAddr,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The zone of the TXT responder.
+    Source(#[from] ClientError),
+    /// An HTTP address cannot be bound.
+    #[error("cannot listen on {address}: {}", os(source))]
+    Listen { address: SocketAddr, source: io::Error },
+    /// The TXT responder's address cannot be bound.
+    #[error("cannot answer DNS on {address}: {}", os(source))]
+    DnsListen { address: SocketAddr, source: io::Error },
+    /// The TXT responder's zone is no domain name.
     #[error("dns_zone {zone:?}: {source}")]
-    DnsZone {
-        /// The zone.
-        zone: String,
-        /// What is wrong with it.
-        source: hickory_proto::ProtoError,
-    },
-    /// The access log.
-    #[error("access_log {to}: {source}; give a file that can be written, or - for standard output")]
-    AccessLog {
-        /// Where it was to go.
-        to: String,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The control socket.
+    DnsZone { zone: String, source: hickory_proto::ProtoError },
+    /// The certificate or key of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The access log cannot be opened.
+    #[error("access_log {to}: {source}")]
+    AccessLog { to: String, source: io::Error },
+    /// The control socket cannot be bound.
     #[error("control socket in {}: {source}", dir.display())]
-    Control {
-        /// The data directory.
-        dir: std::path::PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    Control { dir: std::path::PathBuf, source: io::Error },
 }
 
-/// Who holds an address, if anybody, and what to do about it.
-fn mended(address: &SocketAddr, source: &io::Error) -> String {
-    match (source.kind(), port_holder::of(*address)) {
-        (io::ErrorKind::PermissionDenied, _) => format!("; {PRIVILEGED_PORT}"),
-        (io::ErrorKind::AddrNotAvailable, _) => "; this host has no such address".to_owned(),
-        (_, Some(holder)) => format!(": {holder} holds it; stop that"),
-        (_, None) => "; see who holds it".to_owned(),
+impl From<&StartError> for Trouble {
+    fn from(e: &StartError) -> Self {
+        match e {
+            StartError::Open(e) => e.into(),
+            StartError::Source(e) => e.into(),
+            StartError::Listen { address, source } => {
+                Self::unbound(e, *address, source.kind(), "listen = [\"ADDR:PORT\"]")
+            }
+            StartError::DnsListen { address, source } => {
+                Self::unbound(e, *address, source.kind(), "dns_listen = \"ADDR:PORT\"")
+            }
+            StartError::DnsZone { .. } => Self::start(e),
+            StartError::Tls(_) => {
+                Self::start(e).mend("give a certificate and its own key in PEM, which this service may read")
+            }
+            StartError::AccessLog { .. } => {
+                Self::start(e).mend("give a file that can be written, or - for standard output")
+            }
+            StartError::Control { .. } => Self::start(e),
+        }
     }
 }
 
-/// Opens the mirror that a configuration describes.
+impl From<cvdmirror_store::Error> for StartError {
+    fn from(e: cvdmirror_store::Error) -> Self {
+        OpenError::from(e).into()
+    }
+}
+
+impl From<StateError> for StartError {
+    fn from(e: StateError) -> Self {
+        OpenError::from(e).into()
+    }
+}
+
+/// An opened mirror with its handles.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Does the rounds, on the thread that owns it.
+    pub(crate) mirror: Mirror,
+    /// Reads it and sends it commands, from any thread.
+    pub(crate) handle: Handle,
+    /// Its state file.
+    pub(crate) state: Arc<State>,
+    /// Stops it, wherever it waits, when set to true or dropped.
+    pub(crate) stop: watch::Sender<bool>,
+}
+
+/// Opens the mirror that a configuration describes; it waits for the network on `runtime`.
 ///
 /// # Errors
 /// See [`StartError`].
-pub fn open(config: &Config, lock: Lock, progress: Arc<dyn Progress>) -> Result<Mirror, StartError> {
+pub(crate) fn open(
+    config: &Config,
+    lock: Lock,
+    progress: Arc<dyn Progress>,
+    runtime: &runtime::Handle,
+) -> Result<Opened, StartError> {
     let dir = DataDir::new(&config.data_dir);
     let limits = FetchLimits { stall: config.stall_timeout, ..FetchLimits::default() };
-    let intake = Intake { dir: dir.tmp(), limits, progress };
-    Store::empty_tmp(&dir.tmp()).map_err(OpenError::from)?;
+    let activity = Arc::new(Activity::new(progress));
+    let intake = Intake { limits, progress: activity.clone() };
+    Store::empty_tmp(&dir.tmp())?;
     let state = Arc::new(State::open(&dir.state())?);
+    let clock = Clock::system();
+    let upstream = |base: &reqwest::Url, login, txt| {
+        let is_downloader = matches!(config.source, SourceSpec::Downloader(_));
+        let ledger = {
+            let state = state.clone();
+            Ledger::new(state.book()?.asked_by(is_downloader), clock.clone(), move |book| {
+                if let Err(e) = state.set_book(book) {
+                    tracing::warn!("{}", Trouble::forgotten("what was asked of the upstream", &e));
+                }
+            })
+        };
+        let upstream = Upstream {
+            base: base.clone(),
+            redirect_hosts: config.redirect_hosts.clone(),
+            login,
+            user_agent: format!("{PRODUCT} (UUID: {})", state.installation()?),
+        };
+        Ok::<_, StartError>(HttpSource::new(upstream, txt, intake.clone(), ledger)?)
+    };
+    let txt = || config.txt_record.as_ref().map(|name| TxtResolver::new(name, config.nameserver));
     let source = match &config.source {
-        SourceSpec::Directory(path) => Source::Directory(DirectorySource::new(path.clone(), intake)),
-        SourceSpec::Http(url) => {
-            let txt = config.txt_record.as_ref().map(|name| TxtResolver::new(name, config.nameserver));
-            let ledger = {
-                let state = state.clone();
-                let book = state.book().map_err(OpenError::from)?;
-                Ledger::new(book, move |book| {
-                    if let Err(e) = state.set_book(book) {
-                        tracing::warn!(
-                            "what was asked of the upstream is not noted for the time after a restart: {e}"
-                        );
-                    }
-                })
-            };
-            let id = state.installation().map_err(OpenError::from)?;
-            let user_agent = format!("{PRODUCT} (UUID: {id})");
-            let source =
-                HttpSource::new(url.clone(), config.source_login.clone(), txt, intake, ledger, &user_agent);
-            Source::Http(Box::new(source.map_err(StartError::Source)?))
+        SourceSpec::Directory(path) => {
+            Source::Directory(DirectorySource::new(path.clone(), intake.clone(), clock.clone()))
+        }
+        SourceSpec::Http(url) => Source::Http(Box::new(upstream(url, config.source_login.clone(), txt())?)),
+        SourceSpec::Downloader(_) => {
+            let setup = config.downloader.clone();
+            let upstream = upstream(&setup.upstream, None, None)?;
+            Source::Downloader(Box::new(Downloader::new(setup, &config.data_dir, upstream, txt())))
         }
     };
     let settings = Settings {
         databases: config.databases.clone(),
         backfill: config.backfill,
         retention: config.retention.clone(),
+        publish_cld: config.publish_cld,
         source,
         verifier: Verifier {
             keys: config.trust_keys.clone(),
             limits: crate::cvd::Limits::default(),
             anchors: None,
+            clock: clock.clone(),
         },
         certs_dir: config.certs_dir.clone(),
+        max_age: config.max_age,
+        max_build_age_s: config.max_build_age_s.clone(),
+        activity,
+        clock,
     };
-    Ok(Mirror::open(&dir, lock, state, settings)?)
+    let (stop, stopped) = watch::channel(false);
+    let (mirror, handle) = Mirror::open(&dir, lock, state.clone(), settings, runtime.clone(), stopped)?;
+    Ok(Opened { mirror, handle, state, stop })
 }
 
 /// A mirror with its addresses bound, ready to run.
 #[derive(Debug)]
-pub struct Service {
-    mirror: Arc<Mirror>,
+pub(crate) struct Service {
+    opened: Opened,
     dir: DataDir,
     listeners: Vec<TcpListener>,
+    tls: Option<(TcpListener, Arc<Tls>)>,
     dns: Option<Dns>,
     control: Control,
     access_log: Option<Arc<AccessLog>>,
@@ -164,9 +204,9 @@ struct Dns {
 }
 
 impl Dns {
-    async fn bind(address: SocketAddr, zone: &str, mirror: &Mirror) -> Result<Self, StartError> {
+    async fn bind(address: SocketAddr, zone: &str, mirror: &Handle) -> Result<Self, StartError> {
         let metrics = Arc::new(dns::Metrics::default());
-        let responder = dns::Responder::new(zone, mirror.published(), metrics.clone())
+        let responder = dns::Responder::new(zone, mirror.shared(), metrics.clone())
             .map_err(|source| StartError::DnsZone { zone: zone.to_owned(), source })?;
         let sockets = dns::Sockets::bind(address).await;
         let sockets = sockets.map_err(|source| StartError::DnsListen { address, source })?;
@@ -179,7 +219,7 @@ impl Service {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn bind(config: Config, mirror: Mirror) -> Result<Self, StartError> {
+    pub(crate) async fn bind(config: Config, opened: Opened) -> Result<Self, StartError> {
         if config.may_ask_itself() {
             tracing::warn!(
                 "the TXT record is looked up under the name that is served here: if the system's resolver forwards \
@@ -192,29 +232,48 @@ impl Service {
             let listener = TcpListener::bind(address).await;
             listeners.push(listener.map_err(|source| StartError::Listen { address: *address, source })?);
         }
+        let tls = match &config.tls {
+            None => None,
+            Some((address, files)) => {
+                let tls = Arc::new(Tls::read(files.clone())?);
+                let listener = TcpListener::bind(address).await;
+                Some((listener.map_err(|source| StartError::Listen { address: *address, source })?, tls))
+            }
+        };
         let dns = match &config.dns {
-            Some((address, zone)) => Some(Dns::bind(*address, zone, &mirror).await?),
+            Some((address, zone)) => Some(Dns::bind(*address, zone, &opened.handle).await?),
             None => None,
         };
         let access_log = access_log(&config.access_log)?;
-        let clients = Clients::keep(&mirror.state(), config.remember_clients).map(Arc::new);
+        let clients = Clients::keep(&opened.state, config.remember_clients)
+            .map(|clients| Arc::new(clients.taking_reports(config.client_reports)));
         let control = Control::bind(&dir)
             .map_err(|source| StartError::Control { dir: config.data_dir.clone(), source })?;
-        Ok(Self { mirror: Arc::new(mirror), dir, listeners, dns, control, access_log, clients, config })
+        Ok(Self { opened, dir, listeners, tls, dns, control, access_log, clients, config })
     }
 
-    /// The access log, for whoever is told that it was rotated.
-    pub fn access_log(&self) -> Option<Arc<AccessLog>> {
+    /// The access log, to be reopened after a rotation.
+    pub(crate) fn access_log(&self) -> Option<Arc<AccessLog>> {
         self.access_log.clone()
     }
 
+    /// What https is served with, to be read again.
+    pub(crate) fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.as_ref().map(|(_, tls)| tls.clone())
+    }
+
+    /// Where https is served.
+    pub(crate) fn tls_address(&self) -> Option<SocketAddr> {
+        self.tls.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+    }
+
     /// The addresses that are bound.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// The address on which DNS is answered, over UDP and TCP.
-    pub fn dns_address(&self) -> Option<SocketAddr> {
+    pub(crate) fn dns_address(&self) -> Option<SocketAddr> {
         self.dns.as_ref().map(|dns| dns.sockets.address())
     }
 
@@ -222,38 +281,40 @@ impl Service {
     ///
     /// # Errors
     /// When the server cannot go on.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-        let Self { mirror, dir, listeners, dns, control, access_log, clients, config } = self;
-        let max_age = config.max_age;
-        let (stop, stopped) = watch::channel(false);
+    pub(crate) async fn run(self, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let Self { opened, dir, listeners, tls, dns, control, access_log, clients, config } = self;
+        let Opened { mirror, handle, state, stop } = opened;
+        let stopped = stop.subscribe();
         let until_stopped = |mut stopped: watch::Receiver<bool>| async move {
             // An error means that the sender is gone, which is a stop as well.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        let control = tokio::spawn(control.serve(
-            mirror.clone(),
-            clients.clone(),
-            dir.clone(),
-            max_age,
-            until_stopped(stopped.clone()),
-        ));
-        let rounds =
-            tokio::spawn(rounds(mirror.clone(), config.check_interval, until_stopped(stopped.clone())));
+        let hot = HotSet::new(config.hot_memory);
+        let desk =
+            Desk { mirror: handle.clone(), state: state.clone(), clients: clients.clone(), hot: hot.clone() };
+        let control = tokio::spawn(control.serve(desk, until_stopped(stopped.clone())));
+        // Dropped when the mirror's thread ends, even by a panic: a server that can no longer update must stop.
+        let (alive, ended) = oneshot::channel::<()>();
+        let worker = std::thread::Builder::new().name("mirror".into()).spawn(move || {
+            let _alive = alive;
+            mirror.run(config.check_interval);
+        })?;
         let saver = clients.clone().map(|clients| {
-            let state = mirror.state();
             let stopped = until_stopped(stopped.clone());
-            tokio::spawn(async move { clients.save_until(&state, stopped).await })
+            tokio::spawn(async move { clients.save_until(state, stopped).await })
         });
-        let started_at_s = epoch_s();
         let metrics = Metrics::default().with({
-            let (mirror, clients, access_log) = (mirror.clone(), clients.clone(), access_log.clone());
-            let (dir, dns) = (dir.clone(), dns.as_ref().map(|dns| dns.metrics.clone()));
+            let (handle, clients, access_log) = (handle.clone(), clients.clone(), access_log.clone());
+            let hot = hot.clone();
+            let (dns, started_at_s) = (dns.as_ref().map(|dns| dns.metrics.clone()), epoch_s());
             move |out| {
-                telemetry::mirror(out, &mirror);
+                let standing = handle.standing();
+                telemetry::mirror(out, &standing);
                 telemetry::disk(out, &dir);
                 dns.iter().for_each(|dns| telemetry::dns(out, dns));
-                clients.iter().for_each(|clients| telemetry::clients(out, clients, &mirror));
+                clients.iter().for_each(|clients| telemetry::clients(out, clients, &standing));
                 access_log.iter().for_each(|log| telemetry::access_log(out, log));
+                telemetry::hot(out, hot.figures());
                 telemetry::process(out, started_at_s);
             }
         });
@@ -261,80 +322,61 @@ impl Service {
             let stopped = until_stopped(stopped.clone());
             async move {
                 if let Some(Dns { sockets, responder, metrics }) = dns {
-                    dns::serve(sockets, responder, metrics, dns::Limits::default(), stopped).await;
+                    dns::serve(sockets, responder, metrics, dns::TcpLimits::default(), stopped).await;
                 }
             }
         });
-        let (judge, healer) = (mirror.clone(), mirror.clone());
-        let (teller, announcer) = (mirror.clone(), mirror.clone());
-        let known = clients.clone();
+        let announcer = handle.clone();
+        let demands =
+            config.pull_through.then(|| Arc::new(http::Demands::new(handle.clone(), config.stall_timeout)));
         let site = Site {
-            published: mirror.published(),
+            mirror: handle,
             aliases: config.aliases,
+            hot,
             metrics: Arc::new(metrics),
             access_log,
             clients,
-            health: Box::new(move |snapshot| {
-                let why = status::stale_because(snapshot, &judge.remembered(), max_age);
-                let freshness = match why.is_empty() {
-                    true => Freshness::Fresh,
-                    false => Freshness::Stale { why: why.join("; ") },
-                };
-                // What is published may be fresh, and the next version not to be had all the same.
-                let remembered = judge.remembered().into_iter();
-                let failing = remembered.filter_map(|(database, state)| {
-                    Some(format!("{database}: the last check failed: {}", state.last_error?))
-                });
-                Health {
-                    freshness,
-                    remarks: failing.chain(judge.remarks()).chain(judge.findings()).collect(),
-                }
-            }),
-            overview: Box::new(move |snapshot| Overview {
-                status: teller.status(&dir, snapshot, max_age),
-                history: teller.history(),
-                clients: known.as_ref().map(|clients| clients.report(&snapshot.versions())),
-            }),
-            unreadable: Box::new(move |error| {
-                let cvdmirror_store::Error::Rotten { pack, object, .. } = error else { return };
-                let (healer, pack, object) = (healer.clone(), pack.clone(), *object);
-                tokio::task::spawn_blocking(move || {
-                    if let Err(e) = healer.quarantine(&pack, object) {
-                        tracing::warn!("the quarantine is forgotten at the next start: {e}");
-                    }
-                });
-            }),
+            source: config.source.to_string(),
+            url: own_url(&config),
+            proxy: config.proxy.clone(),
+            demands,
         };
+        let mut listeners = Listeners::from(listeners);
+        let following = tls.map(|(listener, tls)| {
+            listeners.add(listener, tls.clone());
+            tokio::spawn(async move { tls.follow().await })
+        });
         let result = http::serve(listeners, Arc::new(site), Limits::default(), async {
-            // Awaited by the loop that hands out connections, so the manager hears from that very loop.
-            notify::until(shutdown, || status_line(&announcer, max_age)).await;
-            // Rounds stop at once, downloads from us may finish.
+            // Polled by the loop that hands out connections, so a watchdog ping proves that this loop runs.
+            let until = async {
+                tokio::select! {
+                    () = shutdown => {}
+                    _ = ended => tracing::error!("the mirror's thread ended: stopping"),
+                }
+            };
+            notify::until(until, || {
+                let standing = announcer.standing();
+                standing.line(standing.now_s())
+            })
+            .await;
+            // A round stops at its next wait for the network; clients' downloads may finish.
             let _ = stop.send(true);
         })
         .await;
-        // A round is dropped wherever it waits for the network; a pack being sealed is finished.
-        rounds.abort();
-        let _ = rounds.await;
+        // When the server itself failed, nothing has been told to stop yet.
+        let _ = stop.send(true);
+        // A pack that is being sealed is finished first.
+        let worked = tokio::task::spawn_blocking(move || worker.join()).await;
+        following.iter().for_each(tokio::task::JoinHandle::abort);
         let _ = control.await;
         let _ = dns.await;
         if let Some(saver) = saver {
             let _ = saver.await;
         }
-        result
-    }
-}
-
-/// What is published, in one line.
-fn status_line(mirror: &Mirror, max_age: Duration) -> String {
-    let snapshot = mirror.published().load_full();
-    let why = status::stale_because(&snapshot, &mirror.remembered(), max_age);
-    let databases =
-        snapshot.databases.iter().map(|(database, published)| format!("{database} {}", published.version));
-    let databases = databases.collect::<Vec<_>>().join(", ");
-    match (why.is_empty(), databases.is_empty()) {
-        (true, _) => format!("fresh: {databases}"),
-        (false, true) => format!("nothing is published yet: {}", why.join("; ")),
-        (false, false) => format!("stale: {databases}: {}", why.join("; ")),
+        match worked {
+            Ok(Ok(())) => result,
+            _ => Err(io::Error::other("the mirror's thread panicked")),
+        }
     }
 }
 
@@ -347,31 +389,4 @@ fn access_log(to: &AccessLogTo) -> Result<Option<Arc<AccessLog>>, StartError> {
     };
     let opened = opened.map_err(|source| StartError::AccessLog { to: name, source })?;
     Ok(Some(Arc::new(opened)))
-}
-
-/// Does rounds at jittered intervals; after one that failed, or that left a full CVD behind a stale edge, sooner,
-/// and then less and less soon.
-async fn rounds(mirror: Arc<Mirror>, interval: Duration, stopped: impl Future<Output = ()>) {
-    let mut stopped = std::pin::pin!(stopped);
-    let mut retry = FIRST_RETRY.min(interval);
-    loop {
-        let round = tokio::select! {
-            () = &mut stopped => return,
-            round = mirror.round() => round,
-        };
-        let pause = if round.is_complete() && !round.lags() {
-            retry = FIRST_RETRY.min(interval);
-            interval
-        } else {
-            let pause = retry;
-            retry = (retry * 2).min(interval);
-            pause
-        };
-        // A tenth either way, so that the mirrors of the world do not ask at the same second.
-        let pause = pause.mul_f64(rand::rng().random_range(0.9..1.1));
-        tokio::select! {
-            () = &mut stopped => return,
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
 }

@@ -1,6 +1,11 @@
 //! Three LANs, each with its own way to the databases and its own port of the content network.
 use super::squid::{Squid, free_port};
-use crate::support::{
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+};
+use support::{
     cdn::Front,
     clients::Cvdupdate,
     mint::Mint,
@@ -8,11 +13,6 @@ use crate::support::{
     peer,
     program::{Program, Serving},
     wait_for,
-};
-use std::{
-    fs,
-    net::{SocketAddr, TcpStream},
-    process::{Child, Command, Stdio},
 };
 
 /// The record of the whole world.

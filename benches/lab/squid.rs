@@ -1,11 +1,11 @@
 //! The real squid as the cache that nobody on the LAN asked for: it keeps what it has, whatever anybody says.
-use crate::support::{peer, wait_for};
 use std::{
     fs,
     net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     process::{Child, Command, Stdio},
 };
+use support::{peer, wait_for};
 
 /// A running squid with one port in front of each of several upstreams; ended when dropped.
 pub struct Squid {

@@ -1,12 +1,13 @@
 //! The command line: one small file a command, and the only place that words errors for people.
 //!
 //! Exit codes: 0 done; 1 findings, or something could not be done; 2 usage or configuration.
-mod care;
-mod dns;
+mod client_config;
 mod doctor;
 mod generate;
 mod log;
+mod options;
 mod progress;
+mod pull;
 mod serve;
 mod status;
 mod store;
@@ -14,11 +15,15 @@ mod sync;
 mod verify;
 
 use crate::{
-    config::{self, Config, ConfigError},
-    mirror::OpenError,
+    config::{Config, ConfigError},
+    control::ControlError,
+    mirror::{DataDir, OpenError},
     service::StartError,
+    trouble::{COLUMNS, Trouble, TroubleKind, sudo},
+    units::os,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use options::Manner;
 use std::{
     fmt,
     io::{self, Write},
@@ -34,6 +39,8 @@ const SIGXFSZ: i32 = 25;
 #[derive(Parser, Debug)]
 #[command(version, propagate_version = true)]
 struct Cli {
+    #[command(flatten)]
+    manner: Manner,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,8 +49,10 @@ struct Cli {
 enum Command {
     /// Syncs on a schedule and serves what is held
     Serve,
-    /// Does one round now and reports it; exit 1 if anything advertised could not be had
+    /// Does one round now and reports it; exit 1 if anything advertised could not be fetched
     Sync,
+    /// Keeps a client's database directory at the mirror's newest version, and has clamd load it; needs no store
+    Pull,
     /// Says what is held and published, how fresh it is, and what went wrong last
     Status {
         /// Prints JSON
@@ -51,7 +60,7 @@ enum Command {
         json: bool,
         /// Exits 1 unless this holds
         #[arg(long, value_name = "WHAT")]
-        check: Option<status::Check>,
+        check: Option<status::Probe>,
         /// Says instead which installations asked lately, by engine and by what they have (see --remember-clients)
         #[arg(long, conflicts_with = "check")]
         clients: bool,
@@ -73,6 +82,9 @@ enum Command {
         /// A client's freshclam.conf to look at as well
         #[arg(long, value_name = "FILE")]
         freshclam_conf: Option<PathBuf>,
+        /// Looks instead at a client whose databases `pull` keeps: its clamd.conf, and what runs on this machine
+        #[arg(long, value_name = "FILE", conflicts_with = "freshclam_conf")]
+        clamd_conf: Option<PathBuf>,
         /// Prints JSON
         #[arg(long)]
         json: bool,
@@ -80,6 +92,15 @@ enum Command {
     /// Shows or checks the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Prints the lines of a client's freshclam.conf that lead it to this mirror
+    ClientConfig {
+        /// By what the client is led here
+        #[arg(long = "for", value_name = "WAY", value_enum, default_value = "direct")]
+        way: client_config::Way,
+        /// Where clients reach this mirror [default: its address in `listen`, or this host's name or address]
+        #[arg(long)]
+        url: Option<String>,
+    },
     /// Prints the completions of a shell
     Completions {
         /// The shell
@@ -100,12 +121,6 @@ enum ConfigCommand {
     Check,
     /// Prints a settings file to start from: every setting, what it is for, and what is in force without it
     Template,
-    /// Prints the lines with which a resolver forwards the TXT records' names to this mirror
-    Dns {
-        /// The resolver
-        #[arg(long = "for", value_name = "RESOLVER")]
-        resolver: dns::Resolver,
-    },
 }
 
 /// How a command ended, if not with success.
@@ -138,29 +153,66 @@ pub fn run() -> ExitCode {
         Ok(config) => config,
         Err(e) => return end(Err(e.into())),
     };
-    log::start(config.log_format);
+    cli.manner.colour();
+    log::start(config.log_format, &cli.manner, matches!(cli.command, Command::Sync));
+    let ui = Ui { quiet: cli.manner.quiet };
     end(match cli.command {
         Command::Serve => serve::run(config),
-        Command::Sync => sync::run(&config),
+        Command::Sync => sync::run(&config, ui),
+        Command::Pull => pull::run(&config, ui),
         Command::Status { json, clients: true, check: None } => status::clients(&config, json),
-        Command::Status { json, check, .. } => status::run(&config, json, check),
-        Command::Store(command) => store::run(&config, command),
-        Command::Verify { files, json } => verify::run(&config, &files, json),
-        Command::Doctor { freshclam_conf, json } => doctor::run(&config, freshclam_conf.as_deref(), json),
+        Command::Status { json, check, .. } => status::run(&config, ui, json, check),
+        Command::Store(command) => store::run(&config, ui, command),
+        Command::Verify { files, json } => verify::run(&config, ui, &files, json),
+        Command::Doctor { clamd_conf: Some(file), json, .. } => doctor::run_clamd(&config, ui, &file, json),
+        Command::Doctor { freshclam_conf, json, .. } => {
+            doctor::run(&config, ui, freshclam_conf.as_deref(), json)
+        }
         Command::Config(ConfigCommand::Show) => print(config.show()),
         Command::Config(ConfigCommand::Check) => match config.absent() {
-            absent if absent.is_empty() => print("the settings are right\n"),
+            absent if absent.is_empty() => ui.report("the settings are right\n", true),
             absent => Err(Failure::Usage(absent.join("\ncvdmirror: "))),
         },
         Command::Config(ConfigCommand::Template) => print(config.template()),
-        Command::Config(ConfigCommand::Dns { resolver }) => dns::run(&config, resolver),
+        Command::ClientConfig { way, url } => client_config::run(&config, way, url.as_deref()),
         Command::Completions { .. } | Command::Man { .. } => Ok(()),
     })
 }
 
 /// The whole command line.
 fn command() -> clap::Command {
-    Cli::command().args(config::args())
+    options::with_settings(Cli::command())
+}
+
+/// How reports are given.
+#[derive(Clone, Copy)]
+struct Ui {
+    /// Prints problems only.
+    quiet: bool,
+}
+
+impl Ui {
+    /// Prints a report and returns the outcome.
+    fn report(self, report: impl fmt::Display, well: bool) -> Outcome {
+        if !(well && self.quiet) {
+            print(report)?;
+        }
+        if well { Ok(()) } else { Err(Failure::Findings) }
+    }
+
+    /// The same for a report that may be wanted as JSON, which is always printed.
+    fn report_or_json(
+        self,
+        report: &(impl fmt::Display + serde::Serialize),
+        well: bool,
+        json: bool,
+    ) -> Outcome {
+        if !json {
+            return self.report(report, well);
+        }
+        print_json(report)?;
+        if well { Ok(()) } else { Err(Failure::Findings) }
+    }
 }
 
 fn end(outcome: Outcome) -> ExitCode {
@@ -178,12 +230,13 @@ fn end(outcome: Outcome) -> ExitCode {
     }
 }
 
-/// Prints to standard output.
+/// Prints to standard output, in colours where they are wanted.
 fn print(text: impl fmt::Display) -> Outcome {
-    printed(write!(io::stdout().lock(), "{text}").and_then(|()| io::stdout().flush()))
+    let mut out = anstream::stdout().lock();
+    printed(write!(out, "{text}").and_then(|()| out.flush()))
 }
 
-/// How printing ended: a reader that went away (`| head`) is no error.
+/// The outcome of printing: a reader that has gone (`| head`) is no error.
 fn printed(written: io::Result<()>) -> Outcome {
     match written {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
@@ -198,14 +251,42 @@ fn print_json(value: &impl serde::Serialize) -> Outcome {
     print(text + "\n")
 }
 
+/// Fails, with advice, unless there is a store that this user may read.
+fn readable(dir: &DataDir) -> Result<(), Failure> {
+    match std::fs::read_dir(dir.store()) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Err(OpenError::NoStore { data_dir: dir.root().into() }.into())
+        }
+        Err(e) => Err(Failure::Failed(format!("{}: {}{}", dir.store().display(), os(&e), sudo(&e)))),
+    }
+}
+
+/// Why a running server could not be asked.
+fn unanswered(e: &ControlError) -> Failure {
+    let (why, sudo) = match e {
+        ControlError::Io(e) => (os(e), sudo(e)),
+        e => (e.to_string(), ""),
+    };
+    Failure::Failed(format!("the running server does not answer: {why}{sudo}"))
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let failed = |e: io::Error| Failure::Failed(format!("cannot start threads: {e}"));
-    let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // Threads that wait for the disk: enough to keep it busy, each with a chunk.
+    let runtime = builder.enable_all().max_blocking_threads(32).build().map_err(failed)?;
     let entered = runtime.enter();
-    // Unheeded, a limit on the length of files ends the process; heeded once, a write past it is an error like any.
+    // By default, a write past the limit on file sizes kills the process; with a handler it fails with an error.
     drop(tokio::signal::unix::signal(SignalKind::from_raw(SIGXFSZ)).map_err(failed)?);
     drop(entered);
     Ok(runtime)
+}
+
+/// Trouble as it stands after the program's name.
+fn said(trouble: &Trouble) -> String {
+    let lines = trouble.lines("cvdmirror: ", COLUMNS);
+    lines.trim_end().trim_start_matches("cvdmirror: ").to_owned()
 }
 
 impl From<ConfigError> for Failure {
@@ -216,25 +297,25 @@ impl From<ConfigError> for Failure {
 
 impl From<StartError> for Failure {
     fn from(e: StartError) -> Self {
+        let trouble = Trouble::from(&e);
         match e {
-            StartError::Open(e) => e.into(),
-            StartError::Source(_) => Self::Usage(e.to_string()),
-            StartError::DnsZone { .. } => Self::Usage(e.to_string()),
-            StartError::Listen { .. }
-            | StartError::DnsListen { .. }
-            | StartError::AccessLog { .. }
-            | StartError::Control { .. } => Self::Failed(e.to_string()),
+            StartError::Source(_) | StartError::DnsZone { .. } => Self::Usage(said(&trouble)),
+            _ => trouble.into(),
         }
     }
 }
 
 impl From<OpenError> for Failure {
     fn from(e: OpenError) -> Self {
-        match e {
-            OpenError::NewerState { .. } | OpenError::Store(cvdmirror_store::Error::NewerFormat { .. }) => {
-                Self::Usage(e.to_string())
-            }
-            e => Self::Failed(e.to_string()),
+        Trouble::from(&e).into()
+    }
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        match trouble.kind {
+            TroubleKind::NewerFormat => Self::Usage(said(&trouble)),
+            _ => Self::Failed(said(&trouble)),
         }
     }
 }

@@ -1,48 +1,52 @@
 //! `cvdmirror status`
-use super::{Failure, Outcome, print, print_json, runtime};
+use super::{Failure, Outcome, Ui, print, print_json, readable, runtime, unanswered};
 use crate::{
     clients::{Clients, Report},
+    clock::epoch_s,
     config::Config,
     control,
-    mirror::{DataDir, OpenError, state::State, status::Status},
+    mirror::{DataDir, OpenError, Standing, status::Status},
+    state::State,
 };
 
 /// What a script or a container's health check wants to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub(super) enum Check {
+pub(super) enum Probe {
     /// A server runs and answers
     Serving,
     /// A server runs, and what it publishes is fresh
     Fresh,
 }
 
-pub(super) fn run(config: &Config, json: bool, check: Option<Check>) -> Outcome {
+pub(super) fn run(config: &Config, ui: Ui, json: bool, check: Option<Probe>) -> Outcome {
     let dir = DataDir::new(&config.data_dir);
     let status = match runtime()?.block_on(control::status(&dir)) {
         Ok(Some(status)) => status,
-        Ok(None) => Status::read(&dir, &config.databases, config.max_age)?,
-        Err(e) => return Err(Failure::Failed(format!("the running server does not answer: {e}"))),
+        Ok(None) => Status::new(&read(config, &dir)?, epoch_s()),
+        Err(e) => return Err(unanswered(&e)),
     };
-    if json {
-        print_json(&status)?
-    } else {
-        print(&status)?
-    }
     let holds = match check {
         None => true,
-        Some(Check::Serving) => status.serving,
-        Some(Check::Fresh) => status.serving && status.fresh,
+        Some(Probe::Serving) => status.serving,
+        Some(Probe::Fresh) => status.serving && status.fresh,
     };
-    if holds { Ok(()) } else { Err(Failure::Findings) }
+    ui.report_or_json(&status, holds, json)
 }
 
-/// Says who asked lately.
+/// The mirror's status from its files, without a server.
+fn read(config: &Config, dir: &DataDir) -> Result<Standing, Failure> {
+    readable(dir)?;
+    let standing = Standing::read(dir, &config.databases, config.max_age)?;
+    Ok(Standing { max_build_age_s: config.max_build_age_s.clone(), ..standing })
+}
+
+/// Reports which installations asked lately.
 pub(super) fn clients(config: &Config, json: bool) -> Outcome {
     let dir = DataDir::new(&config.data_dir);
     let report = match runtime()?.block_on(control::clients(&dir)) {
         Ok(Some(report)) => report,
         Ok(None) => recorded(config, &dir)?,
-        Err(e) => return Err(Failure::Failed(format!("the running server does not answer: {e}"))),
+        Err(e) => return Err(unanswered(&e)),
     };
     match report {
         _ if json => print_json(&report),
@@ -54,15 +58,13 @@ pub(super) fn clients(config: &Config, json: bool) -> Outcome {
     }
 }
 
-/// Who asked while a server ran, read from the files.
+/// Installations that asked while a server ran, from the files.
 fn recorded(config: &Config, dir: &DataDir) -> Result<Option<Report>, Failure> {
     let Some(time) = config.remember_clients else { return Ok(None) };
-    let status = Status::read(dir, &config.databases, config.max_age)?;
-    let published = config.databases.iter().filter_map(|database| {
-        let held = status.databases.iter().find(|held| held.database == database.as_str())?;
-        Some((database.clone(), held.version?))
-    });
+    let mut published = read(config, dir)?.snapshot.versions();
+    published.retain(|database, _| config.databases.contains(database));
     let Some(state) = State::open_read_only(&dir.state()).map_err(OpenError::from)? else { return Ok(None) };
     let clients = Clients::read(&state, time.as_secs()).map_err(OpenError::from)?;
-    Ok(Some(clients.report(&published.collect())))
+    let clients = clients.taking_reports(config.client_reports);
+    Ok(Some(clients.report(&published)))
 }

@@ -1,13 +1,14 @@
 //! `cvdmirror verify FILE...`
-use super::{Failure, Outcome, print, print_json};
+use super::{Failure, Outcome, Ui, print, print_json};
 use crate::{
     clock::epoch_s,
     config::Config,
     cvd::{
         Anchors, Limits,
-        inspect::{Inspection, Report},
+        inspect::{Inspection, Inspector},
     },
     mirror::verify::anchors_in,
+    units::os,
 };
 use std::{
     fs::File,
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) fn run(config: &Config, files: &[PathBuf], json: bool) -> Outcome {
+pub(super) fn run(config: &Config, ui: Ui, files: &[PathBuf], json: bool) -> Outcome {
     let anchors = config.certs_dir.as_deref().map(anchors_in).transpose();
     let anchors = anchors.map_err(|e| Failure::Usage(format!("certs_dir: {e}")))?;
     let mut passed = true;
@@ -24,11 +25,15 @@ pub(super) fn run(config: &Config, files: &[PathBuf], json: bool) -> Outcome {
         match inspect(config, path, anchors.as_ref()) {
             Ok(report) => {
                 passed &= report.passed();
-                if json { reports.push(report) } else { print(&report)? }
+                match json {
+                    true => reports.push(report),
+                    false if ui.quiet && report.passed() => {}
+                    false => print(format_args!("{report}\n"))?,
+                }
             }
             Err(e) => {
                 passed = false;
-                eprintln!("cvdmirror: {}: {e}", path.display());
+                eprintln!("cvdmirror: {}: {}; give a file that can be read", path.display(), os(&e));
             }
         }
     }
@@ -38,24 +43,24 @@ pub(super) fn run(config: &Config, files: &[PathBuf], json: bool) -> Outcome {
     if passed { Ok(()) } else { Err(Failure::Findings) }
 }
 
-fn inspect(config: &Config, path: &Path, anchors: Option<&Anchors>) -> io::Result<Report> {
+fn inspect(config: &Config, path: &Path, anchors: Option<&Anchors>) -> io::Result<Inspection> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     // A sign file stands beside what it signs.
     let mut signed = path
         .to_str()
         .and_then(|text| text.strip_suffix(".sign"))
         .and_then(|beside| open(Path::new(beside)).ok());
-    let inspection = Inspection {
+    let inspector = Inspector {
         keys: &config.trust_keys,
         limits: &Limits::default(),
         anchors,
         signed: signed.as_mut().map(|file| file as &mut dyn Read),
         now_s: epoch_s(),
     };
-    Report::of(&name, open(path)?, inspection)
+    inspector.inspect(&name, open(path)?)
 }
 
-/// Opens a plain file, or what a link leads to; anything else might never end, or never begin.
+/// Opens a plain file, or the target of a link; reading anything else (a FIFO, a device) might block or never end.
 fn open(path: &Path) -> io::Result<BufReader<File>> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("is not a plain file; give a CVD, CDIFF, CLD or sign file"));

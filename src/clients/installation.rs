@@ -1,4 +1,4 @@
-//! Who asks, by what ClamAV's clients write into their User-Agent.
+//! Installations, from the User-Agent of ClamAV's clients.
 //!
 //! freshclam: `ClamAV/1.4.6 (OS: Linux, ARCH: x86_64, CPU: x86_64, UUID: <uuid>)`; cvdupdate: `CVDUPDATE/1.1 (<uuid>)`.
 
@@ -6,22 +6,26 @@
 const MAX_AGENT_BYTES: usize = 512;
 /// The longest name of an engine, in bytes.
 const MAX_ENGINE_BYTES: usize = 40;
-/// The engine of a client that names none, or not as one is named.
+/// The engine of a client that names none, or in no known form.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// One installation, as a request speaks of it. The UUID is dropped with it.
+/// An installation as a request names it. It is never stored, nor is its UUID.
 pub struct Installation {
     pub(super) engine: String,
     pub(super) uuid: Option<[u8; 16]>,
 }
 
+/// The name of an engine, if it is short and plain.
+pub(super) fn product(name: &str) -> Option<&str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ".+_~/-".contains(c);
+    ((1..=MAX_ENGINE_BYTES).contains(&name.len()) && name.chars().all(plain)).then_some(name)
+}
+
 impl Installation {
     /// Reads a User-Agent.
-    pub fn of(agent: &[u8]) -> Self {
+    pub fn from_agent(agent: &[u8]) -> Self {
         let agent = String::from_utf8_lossy(&agent[..agent.len().min(MAX_AGENT_BYTES)]);
         let product = agent.split(|c: char| c.is_whitespace() || c == '(').next().unwrap_or_default();
-        let plain = |c: char| c.is_ascii_alphanumeric() || ".+_~/-".contains(c);
-        let named = (1..=MAX_ENGINE_BYTES).contains(&product.len()) && product.chars().all(plain);
         let uuid = agent
             .split(|c: char| !(c.is_ascii_hexdigit() || c == '-'))
             .filter(|word| word.len() == uuid::fmt::Hyphenated::LENGTH)
@@ -29,7 +33,7 @@ impl Installation {
             // What stands for no UUID at all is nobody's.
             .filter(|uuid| !uuid.is_nil());
         Self {
-            engine: if named { product } else { UNKNOWN }.to_owned(),
+            engine: self::product(product).unwrap_or(UNKNOWN).to_owned(),
             uuid: uuid.map(|uuid| *uuid.as_bytes()),
         }
     }
@@ -46,7 +50,7 @@ mod tests {
     #[test]
     fn clients_are_read_as_they_name_themselves() {
         let is = |agent: &str| {
-            let Installation { engine, uuid } = Installation::of(agent.as_bytes());
+            let Installation { engine, uuid } = Installation::from_agent(agent.as_bytes());
             (engine, uuid.map(|uuid| uuid::Uuid::from_bytes(uuid).to_string()))
         };
         let someone = Some(UUID.to_owned());
@@ -77,7 +81,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_engine_is_short_and_plain(agent: Vec<u8>) {
-            let engine = Installation::of(&agent).engine;
+            let engine = Installation::from_agent(&agent).engine;
             prop_assert!((1..=MAX_ENGINE_BYTES).contains(&engine.len()));
             prop_assert!(engine.bytes().all(|b| b.is_ascii_alphanumeric() || b".+_~/-".contains(&b)));
         }

@@ -1,16 +1,20 @@
-//! Who is stale, as one value for people and programs.
+//! The report on which installations are stale.
 use super::Clients;
 use crate::{
     clock::{ago, epoch_s},
     cvd::Database,
+    units::count,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// Most hosts that are named.
+pub(super) const MOST_LAGGING: usize = 100;
 
 /// The installations that asked lately.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// For how long an installation is remembered after it asked, seconds: what "lately" means.
+    /// How long an installation is remembered after it asked, seconds: the meaning of "lately".
     pub retention_s: u64,
     /// How many asked lately.
     pub installations: u64,
@@ -18,10 +22,41 @@ pub struct Report {
     pub engines: BTreeMap<String, u64>,
     /// What they have of each database that is published.
     pub databases: BTreeMap<String, DatabaseClients>,
-    /// Engines of clients that name no installation, and when one last asked, epoch seconds: they cannot be counted.
+    /// Engines of clients that send no UUID, so that they cannot be counted, and when one last asked, epoch seconds.
     pub nameless: BTreeMap<String, u64>,
-    /// Requests of further installations that there was no room for, since the start.
+    /// Requests since the start of installations beyond those that can be kept.
     pub turned_away: u64,
+    /// Hosts that told what they have, and that it is not what is published; at most [`MOST_LAGGING`], by name.
+    #[serde(default)]
+    pub lagging: Vec<Lagging>,
+    /// How many more there are.
+    #[serde(default)]
+    pub lagging_more: u64,
+}
+
+/// A host that told that it is behind in a database.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Lagging {
+    /// How it calls itself.
+    pub host: String,
+    /// Which database.
+    pub database: String,
+    /// The version that is published.
+    pub published: u32,
+    /// The version in its directory.
+    pub installed: Option<u32>,
+    /// The version that its clamd has loaded, as far as it tells.
+    pub loaded: Option<u32>,
+    /// When it told so, epoch seconds.
+    pub told_at_s: u64,
+}
+
+impl Lagging {
+    /// How many versions it is behind.
+    pub fn behind(&self) -> u32 {
+        let has = self.installed.into_iter().chain(self.loaded).min();
+        self.published.saturating_sub(has.unwrap_or_default())
+    }
 }
 
 /// What installations have of one database.
@@ -33,6 +68,9 @@ pub struct DatabaseClients {
     pub versions: BTreeMap<u32, u64>,
     /// How many are so far behind.
     pub lags: Lags,
+    /// How many have a clamd that has loaded each version, of those that tell so.
+    #[serde(default)]
+    pub loaded: BTreeMap<u32, u64>,
 }
 
 /// How many installations are how many versions behind.
@@ -46,11 +84,22 @@ pub struct Lags {
     pub up_to_seven_behind: u64,
     /// More than seven.
     pub older: u64,
-    /// They never fetched this database here, as far as is remembered.
+    /// No fetch of this database is remembered.
     pub unknown: u64,
 }
 
 impl Lags {
+    /// Counts as many that have this version, or of which none is known.
+    pub fn count(&mut self, published: u32, has: Option<u32>, count: u64) {
+        *match has.map(|version| published.saturating_sub(version)) {
+            Some(0) => &mut self.current,
+            Some(1) => &mut self.one_behind,
+            Some(2..=7) => &mut self.up_to_seven_behind,
+            Some(_) => &mut self.older,
+            None => &mut self.unknown,
+        } += count;
+    }
+
     /// Each with its name as a label: `0`, `1`, `2-7`, `older`, `unknown`.
     pub fn labelled(self) -> [(&'static str, u64); 5] {
         [
@@ -64,7 +113,7 @@ impl Lags {
 }
 
 impl Clients {
-    /// Says who asked lately and what they have, beside the versions that are published.
+    /// Reports the installations that asked lately, against the published versions.
     pub fn report(&self, published: &BTreeMap<Database, u32>) -> Report {
         self.report_at(published, epoch_s())
     }
@@ -94,29 +143,51 @@ impl Clients {
                 None => drop(report.engines.insert(known.engine.to_string(), 1)),
             }
             for (database, clients) in &mut report.databases {
-                let has =
-                    known.has.iter().find(|(name, _)| **name == **database).map(|(_, version)| *version);
+                let of = |versions: &[(Arc<str>, u32)]| {
+                    versions.iter().find(|(name, _)| **name == **database).map(|(_, version)| *version)
+                };
+                let (has, loaded, published) = (of(&known.has), of(&known.loaded), clients.published);
                 if let Some(version) = has {
                     *clients.versions.entry(version).or_default() += 1;
                 }
-                let lags = &mut clients.lags;
-                *match has.map(|version| clients.published.saturating_sub(version)) {
-                    Some(0) => &mut lags.current,
-                    Some(1) => &mut lags.one_behind,
-                    Some(2..=7) => &mut lags.up_to_seven_behind,
-                    Some(_) => &mut lags.older,
-                    None => &mut lags.unknown,
-                } += 1;
+                if let Some(version) = loaded {
+                    *clients.loaded.entry(version).or_default() += 1;
+                }
+                clients.lags.count(published, has, 1);
+                let lags = has.into_iter().chain(loaded).any(|version| version < published);
+                report.lagging.extend(known.host.as_ref().filter(|_| lags).map(|host| Lagging {
+                    host: host.to_string(),
+                    database: database.clone(),
+                    published,
+                    installed: has,
+                    loaded,
+                    told_at_s: known.at_s,
+                }));
             }
         }
+        report.lagging.sort();
+        report.lagging_more = report.lagging.len().saturating_sub(MOST_LAGGING) as u64;
+        report.lagging.truncate(MOST_LAGGING);
         report
+    }
+}
+
+impl fmt::Display for Lagging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, database, published, installed, loaded, .. } = self;
+        write!(f, "{host} lags: {database}")?;
+        let known = [(installed, "installed"), (loaded, "loaded")];
+        for (version, word) in known.iter().filter_map(|(version, word)| Some((version.as_ref()?, word))) {
+            write!(f, " {version} {word},")?;
+        }
+        write!(f, " {published} is published")
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let s = if self.installations == 1 { "" } else { "s" };
-        writeln!(f, "{} installation{s} asked in the last {}", self.installations, ago(self.retention_s))?;
+        let installations = count(self.installations, "installation");
+        writeln!(f, "{installations} asked in the last {}", ago(self.retention_s))?;
         for (engine, count) in &self.engines {
             writeln!(f, "  {engine:<24} {count:>7}")?;
         }
@@ -139,8 +210,18 @@ impl fmt::Display for Report {
             for (version, count) in clients.versions.iter().rev() {
                 writeln!(f, "  {version:<24} {count:>7}")?;
             }
+            for (version, count) in clients.loaded.iter().rev() {
+                writeln!(f, "  {:<24} {count:>7}", format!("{version} loaded by clamd"))?;
+            }
         }
         let now_s = epoch_s();
+        for lagging in &self.lagging {
+            let ago = ago(now_s.saturating_sub(lagging.told_at_s));
+            writeln!(f, "{lagging} (told {ago} ago)")?;
+        }
+        if self.lagging_more > 0 {
+            writeln!(f, "and {} more", self.lagging_more)?;
+        }
         for (engine, at_s) in &self.nameless {
             let ago = ago(now_s.saturating_sub(*at_s));
             writeln!(f, "{engine} asked without naming its installation, {ago} ago last: not counted")?;
@@ -148,8 +229,8 @@ impl fmt::Display for Report {
         if self.turned_away > 0 {
             writeln!(
                 f,
-                "{} requests came from more installations than are kept ({}): not counted",
-                self.turned_away,
+                "{} came from more installations than are kept ({}): not counted",
+                count(self.turned_away, "request"),
                 super::MOST
             )?;
         }

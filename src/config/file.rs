@@ -1,11 +1,11 @@
-//! The settings file: TOML whose every key is a setting.
+//! The settings file: TOML, every key a setting.
 use super::{ConfigError, Origin, SETTINGS, Setting};
 use std::{collections::BTreeMap, path::Path};
 
-/// Less like it than this (Jaro-Winkler, 0 to 1), a setting is not what was meant.
+/// How similar a name must be (Jaro-Winkler, 0 to 1) to be taken for a misspelt setting.
 const LIKE: f64 = 0.8;
 
-/// Reads a file into what was given.
+/// Adds a file's settings to `given`.
 pub(super) fn read(
     path: &Path,
     given: &mut BTreeMap<&'static str, (Vec<String>, Origin)>,
@@ -21,15 +21,20 @@ pub(super) fn read(
             nearest: nearest(&key),
         })?;
         let values: Option<Vec<String>> = match value {
+            toml::Value::Boolean(on) if setting.flag => Some(vec![on.to_string()]),
             toml::Value::Array(values) if setting.repeats => values.iter().map(scalar).collect(),
             value => scalar(&value).map(|value| vec![value]),
         };
         let values = values.filter(|values| !values.is_empty()).ok_or_else(|| {
-            let form = if setting.repeats { "a text or a list of texts" } else { "a text or a number" };
+            let form = match setting {
+                Setting { flag: true, .. } => "true or false",
+                Setting { repeats: true, .. } => "a text or a list of texts",
+                _ => "a text or a number",
+            };
             syntax(format!("`{key}` must be {form}, as in {key} = \"{}\"", setting.value))
         })?;
         if given.insert(setting.key, (values, Origin::File)).is_some() {
-            return Err(syntax(format!("`{}` stands there twice, with - and with _", setting.key)));
+            return Err(syntax(format!("`{}` is given twice, with - and with _", setting.key)));
         }
     }
     Ok(())
@@ -41,7 +46,7 @@ fn setting(key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|s| s.key == key || (s.repeats && key.strip_suffix('s') == Some(s.key)))
 }
 
-/// The setting most like a key; none for gibberish.
+/// The setting with the most similar name, if any is similar.
 pub(super) fn nearest(key: &str) -> Option<&'static str> {
     let likeness = |setting: &Setting| strsim::jaro_winkler(key, setting.key);
     let nearest = SETTINGS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;

@@ -1,5 +1,5 @@
 //! What is logged, where, and how it reads.
-use super::value;
+use super::{ValueError, value};
 use std::path::PathBuf;
 
 /// How the log on standard error reads.
@@ -22,7 +22,7 @@ pub enum AccessLogTo {
     File(PathBuf),
 }
 
-pub(super) fn format(text: &str) -> Result<LogFormat, String> {
+pub(super) fn format(text: &str) -> Result<LogFormat, ValueError> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
@@ -30,7 +30,7 @@ pub(super) fn format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-pub(super) fn access_log(text: &str) -> Result<AccessLogTo, String> {
+pub(super) fn access_log(text: &str) -> Result<AccessLogTo, ValueError> {
     match text {
         "off" => Ok(AccessLogTo::Off),
         "-" => Ok(AccessLogTo::Stdout),

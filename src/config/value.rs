@@ -1,57 +1,119 @@
 //! How each value reads: the error says what is wrong with it and what to write.
-use super::SourceSpec;
+use super::{SourceSpec, ValueError};
 use crate::{
     cvd::{Database, TrustKeys},
-    source::login::Login,
+    source::{budget, downloader::Tool, login::Login},
 };
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-/// The shortest time that is anything but a mistake.
+/// A shorter time is a mistake.
 const LEAST: Duration = Duration::from_millis(1);
 
-pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str) -> Result<PathBuf, ValueError> {
     if text.is_empty() { Err("is empty; write a path".into()) } else { Ok(text.into()) }
 }
 
-pub(super) fn source(text: &str) -> Result<(SourceSpec, Option<Login>), String> {
+/// Whether a directory has certificates, as far as its files' names say.
+pub(super) fn has_certificates(dir: &Path) -> bool {
+    let is_one = |path: &Path| path.extension().is_some_and(|ending| ending == "pem" || ending == "crt");
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| is_one(&e.path()))))
+}
+
+pub(super) fn source(text: &str) -> Result<(SourceSpec, Option<Login>), ValueError> {
     if let Some(dir) = text.strip_prefix("dir:") {
-        return Ok((SourceSpec::Directory(path(dir)?), None));
+        return Ok((SourceSpec::Directory(directory(dir)?), None));
+    }
+    if let Some(tool) = tool(text) {
+        return Ok((SourceSpec::Downloader(tool), None));
     }
     let shown = shown("source", text);
     if text.starts_with('/') {
-        return Err(format!("has no scheme; write dir:{shown}"));
+        return Err(ValueError::Scheme(format!("dir:{shown}")));
     }
     if !text.contains("://") {
-        return Err(format!(
-            "has no scheme; write http://{shown} or https://{shown}, or dir:PATH for a directory"
-        ));
+        // As in http:/host.
+        let host = shown.trim_start_matches("https:").trim_start_matches("http:").trim_start_matches('/');
+        let write = format!("http://{host} or https://{host}, or dir:PATH");
+        return Err(ValueError::Scheme(write));
     }
-    let mut url: reqwest::Url =
-        text.parse().map_err(|e| format!("is no URL ({e}); write http://… or dir:PATH"))?;
+    let mut url: reqwest::Url = text.parse().map_err(ValueError::Url)?;
     match url.scheme() {
         "http" | "https" if url.has_host() => {
             let login = Login::take(&mut url);
             Ok((SourceSpec::Http(url), login))
         }
-        _ => Err("is neither http://… nor https://… nor dir:PATH".into()),
+        _ => Err("is no source; write http://…, https://… or dir:PATH".into()),
     }
 }
 
-pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
+/// A downloader that is run.
+pub(super) fn tool(text: &str) -> Option<Tool> {
+    [Tool::Freshclam, Tool::Cvdupdate].into_iter().find(|tool| tool.to_string() == text)
+}
+
+/// The mirror that a client follows; its URL keeps its user and password.
+pub(super) fn mirror(text: &str) -> Result<reqwest::Url, ValueError> {
+    let why = || ValueError::Rule("is no URL of a mirror; write http://mirror.example.lan:8080");
+    let url: reqwest::Url = text.parse().map_err(|_| why())?;
+    let proper = matches!(url.scheme(), "http" | "https") && url.has_host();
+    if proper { Ok(url) } else { Err(why()) }
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, ValueError> {
+    text.parse().map_err(|_| "is neither true nor false".into())
+}
+
+/// An absolute path may be missing for a while, as a mount point is. A relative one must exist now: it is made absolute here,
+/// and a typing error would otherwise never show.
+fn directory(text: &str) -> Result<PathBuf, ValueError> {
+    let path = path(text)?;
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    let full = std::path::absolute(&path).map_err(ValueError::Relative)?;
+    match full.is_dir() {
+        true => Ok(full),
+        false => Err(ValueError::NoDirectory(full)),
+    }
+}
+
+/// Whether a source is Talos' own, of which Talos' TXT record speaks.
+pub(super) fn is_talos(source_text: &str) -> bool {
+    matches!(source(source_text), Ok((SourceSpec::Http(url), _)) if url.host_str().is_some_and(budget::is_talos))
+}
+
+/// A host in the spelling of a URL.
+pub(super) fn host(text: &str) -> Result<String, ValueError> {
+    let url = reqwest::Url::parse(&format!("https://{text}/")).ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str).filter(|host| host.eq_ignore_ascii_case(text));
+    host.map(str::to_owned).ok_or("is no host; write a name or an IP address, without port or path".into())
+}
+
+pub(super) fn socket(text: &str) -> Result<SocketAddr, ValueError> {
     text.parse().map_err(|_| "is no ADDR:PORT; write an IP address and a port, as in 0.0.0.0:8080".into())
 }
 
-pub(super) fn count(text: &str, most: u32) -> Result<u32, String> {
-    text.parse().ok().filter(|n| *n <= most).ok_or_else(|| format!("is no count from 0 to {most}"))
+/// A length in bytes as people write it: `512M`, `2G`, `0`; in powers of 1024.
+pub(super) fn size(text: &str) -> Result<u64, ValueError> {
+    let shift = |unit| Some([None, Some('K'), Some('M'), Some('G')].iter().position(|u| *u == unit)? * 10);
+    let unit = text.chars().last().filter(|last| !last.is_ascii_digit());
+    let number = text.trim_end_matches(|last| Some(last) == unit);
+    let number = number.parse().ok().filter(|_| number.len() + usize::from(unit.is_some()) == text.len());
+    let bytes = number.zip(shift(unit)).and_then(|(n, shift): (u64, _)| n.checked_mul(1 << shift));
+    bytes.ok_or(ValueError::Rule("is no size; write 512M, 2G, or 0 for none"))
+}
+
+pub(super) fn count(text: &str, most: u32) -> Result<u32, ValueError> {
+    text.parse().ok().filter(|n| *n <= most).ok_or(ValueError::Count { most })
 }
 
 /// How many CVDs are kept, of one database or of each that has no number of its own.
-pub(super) fn keep_cvds(text: &str) -> Result<(Option<Database>, u32), String> {
-    let why = || "is no count from 1 to 1000; write 2, or main:1 for one database".to_owned();
+pub(super) fn keep_cvds(text: &str) -> Result<(Option<Database>, u32), ValueError> {
+    let why = || ValueError::Rule("is no count from 1 to 1000; write 2, or main:1 for one database");
     let (database, number) = match text.split_once(':') {
         Some((database, number)) => (Some(database.parse().map_err(|_| why())?), number),
         None => (None, text),
@@ -59,16 +121,24 @@ pub(super) fn keep_cvds(text: &str) -> Result<(Option<Database>, u32), String> {
     count(number, 1000).ok().filter(|n| *n >= 1).map(|n| (database, n)).ok_or_else(why)
 }
 
-pub(super) fn nameserver(text: &str) -> Result<SocketAddr, String> {
+/// How old the newest build of a database may be; off: as old as it likes.
+pub(super) fn max_build_age(text: &str) -> Result<(Database, Option<Duration>), ValueError> {
+    let why = || ValueError::Rule("is no NAME:TIME; write daily:3d, or daily:off");
+    let (database, age) = text.split_once(':').ok_or_else(why)?;
+    let age = if age == "off" { None } else { Some(duration(age, super::YEAR).map_err(|_| why())?) };
+    Ok((database.parse().map_err(|_| why())?, age))
+}
+
+pub(super) fn nameserver(text: &str) -> Result<SocketAddr, ValueError> {
     let port = 53;
     text.parse()
         .or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)))
         .ok()
         .filter(|address| address.port() != 0)
-        .ok_or_else(|| "is no IP address, alone or with a port from 1 on".into())
+        .ok_or("is no IP address, alone or with a port from 1 on".into())
 }
 
-pub(super) fn zone(text: &str) -> Result<String, String> {
+pub(super) fn zone(text: &str) -> Result<String, ValueError> {
     let text = text.trim_end_matches('.');
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -81,9 +151,9 @@ pub(super) fn zone(text: &str) -> Result<String, String> {
     }
 }
 
-/// A time as people write it: `15m`, `90s`, `1h 30m`, `500ms`, `14d`; never zero, and no longer than anybody can mean.
-pub(super) fn duration(text: &str, most: Duration) -> Result<Duration, String> {
-    let why = || "is no length of time; write 15m, 90s or 12h".to_owned();
+/// A time as people write it: `15m`, `90s`, `1h 30m`, `500ms`, `14d`; never zero, and at most `most`.
+pub(super) fn duration(text: &str, most: Duration) -> Result<Duration, ValueError> {
+    let why = || ValueError::Rule("is no length of time; write 15m, 90s or 12h");
     let span: jiff::Span = text.parse().map_err(|_| why())?;
     let days_are_24_hours = jiff::SpanRelativeTo::days_are_24_hours();
     let duration = span.to_duration(days_are_24_hours).map_err(|_| why())?;
@@ -91,12 +161,11 @@ pub(super) fn duration(text: &str, most: Duration) -> Result<Duration, String> {
     match (LEAST..=most).contains(&duration) {
         true => Ok(duration),
         false if duration.is_zero() => Err(why()),
-        false => Err(format!("is not from 1 ms to {} h", most.as_secs() / 3600)),
+        false => Err(ValueError::Time { most_h: most.as_secs() / 3600 }),
     }
 }
 
-/// How long an installation is remembered: not for longer than anybody needs to know it.
-pub(super) fn remember_clients(text: &str) -> Result<Option<Duration>, String> {
+pub(super) fn remember_clients(text: &str) -> Result<Option<Duration>, ValueError> {
     const LONGEST: Duration = Duration::from_secs(90 * 86_400);
     if text == "off" {
         return Ok(None);
@@ -105,18 +174,20 @@ pub(super) fn remember_clients(text: &str) -> Result<Option<Duration>, String> {
     time.map_err(|_| "is neither off nor a length of time up to 90d; write 14d".into())
 }
 
-pub(super) fn trust_keys(file: &str) -> Result<TrustKeys, String> {
-    let text = std::fs::read_to_string(file).map_err(|e| format!("cannot be read: {e}"))?;
-    toml::from_str(&text).map_err(|e| format!("holds no keys: {e}"))
+pub(super) fn trust_keys(file: &str) -> Result<TrustKeys, ValueError> {
+    let text = std::fs::read_to_string(file).map_err(ValueError::Unreadable)?;
+    toml::from_str(&text).map_err(|e| ValueError::Keys(Box::new(e)))
 }
 
 /// A value without the user and password that a source's URL may hold, however badly it is written.
 pub(super) fn shown(key: &str, value: &str) -> String {
-    let Some(at) = value.rfind('@').filter(|_| key == "source" && !value.starts_with("dir:")) else {
+    let Some(at) =
+        value.rfind('@').filter(|_| matches!(key, "source" | "from") && !value.starts_with("dir:"))
+    else {
         return value.to_owned();
     };
     let (before, after) = value.split_at(at);
-    // Before the first colon stands the scheme, or else the user.
+    // Before the first colon: the scheme, or else the user.
     let (scheme, rest) = before.split_at(before.find(':').map_or(0, |colon| colon + 1));
     let is_scheme = rest.starts_with(['/', '\\']) || scheme.to_ascii_lowercase().starts_with("http");
     let (scheme, rest) = if is_scheme { (scheme, rest) } else { ("", before) };
@@ -148,12 +219,22 @@ mod tests {
     }
 
     #[test]
+    fn sizes_read_as_people_write_them() {
+        for (text, bytes) in [("0", 0), ("7", 7), ("64K", 65_536), ("512M", 512 << 20), ("2G", 2 << 30)] {
+            assert_eq!(size(text).unwrap(), bytes);
+        }
+        for wrong in ["", "M", "-1", "1.5G", "1MM", "1T", "512 M", "99999999999G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn lengths_of_time_read_as_people_write_them() {
         let seconds = |text| duration(text, Duration::from_secs(30 * 86_400)).map(|time| time.as_secs());
         for (text, expected) in
             [("15m", 900), ("90s", 90), ("1h 30m", 5400), ("12h", 43_200), ("14d", 1_209_600)]
         {
-            assert_eq!(seconds(text), Ok(expected));
+            assert_eq!(seconds(text).unwrap(), expected);
         }
         for wrong in ["", "0s", "-1m", "1mo", "1y", "12", "soon"] {
             assert!(seconds(wrong).is_err(), "{wrong}");

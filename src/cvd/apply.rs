@@ -1,7 +1,7 @@
 //! What a CDIFF's script does to a database's members.
 //!
-//! Guarantees ClamAV's result, or an error where ClamAV fails, loses data or dies. A draft whose script failed is of no
-//! further use: the edits of members closed before the failure stand.
+//! Guarantees ClamAV's result, or an error where ClamAV fails, loses data or dies. After an error the draft is useless: the
+//! edits of members that were closed before it remain.
 use super::{
     draft::{Draft, LineError, Text},
     limits::Limits,
@@ -11,75 +11,32 @@ use std::{collections::BTreeMap, io};
 
 /// Why a script does not fit a database; script lines count from 1.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum ApplyError {
-    /// The script itself is wrong.
     #[error(transparent)]
     Script(#[from] ScriptError),
-    /// The scratch file failed.
     #[error("scratch file: {0}")]
     Scratch(#[from] io::Error),
-    /// A member that is not there.
     #[error("script line {at}: there is no member {member}")]
-    NoMember {
-        /// The script's line.
-        at: u64,
-        /// The member.
-        member: String,
-    },
-    /// A line past a member's end.
+    NoMember { at: u64, member: String },
     #[error("script line {at}: {member} has {lines} lines, not {line}")]
-    NoLine {
-        /// The script's line.
-        at: u64,
-        /// The member.
-        member: String,
-        /// The line asked for.
-        line: u32,
-        /// How many there are.
-        lines: u32,
-    },
+    NoLine { at: u64, member: String, line: u32, lines: u32 },
     /// A line that starts otherwise than the script expects: it is for another version.
     #[error("script line {at}: line {line} of {member} does not start as expected")]
-    Prefix {
-        /// The script's line.
-        at: u64,
-        /// The member.
-        member: String,
-        /// The line.
-        line: u32,
-    },
-    /// Edits of a member whose last line has no newline.
+    Prefix { at: u64, member: String, line: u32 },
     #[error("script line {at}: the last line of {member} has no newline")]
-    NoFinalNewline {
-        /// The script's line.
-        at: u64,
-        /// The member.
-        member: String,
-    },
+    NoFinalNewline { at: u64, member: String },
     /// A member moved into itself, which ClamAV leaves undefined.
     #[error("script line {at}: {member} is moved into itself")]
-    IntoItself {
-        /// The script's line.
-        at: u64,
-        /// The member.
-        member: String,
-    },
-    /// A member grown past the limit.
+    IntoItself { at: u64, member: String },
     #[error("script line {at}: {member} grows to more than {limit} bytes")]
-    TooLarge {
-        /// The script's line.
-        at: u64,
-        /// The member.
-        member: String,
-        /// The limit.
-        limit: u64,
-    },
+    TooLarge { at: u64, member: String, limit: u64 },
 }
 
 /// The edits of one open member.
 struct Edits<'s> {
     member: &'s str,
-    /// By the line's number before any edit. Of two edits of a line the later one counts.
+    /// By the line's number before any edit. The later of two edits of a line counts.
     lines: BTreeMap<u32, Edit<'s>>,
     added: Vec<&'s [u8]>,
 }
@@ -87,7 +44,7 @@ struct Edits<'s> {
 struct Edit<'s> {
     at: u64,
     prefix: &'s [u8],
-    /// The new line; none for a deletion.
+    /// The new line; `None` for a deletion.
     new: Option<&'s [u8]>,
 }
 
@@ -121,7 +78,7 @@ pub fn apply(draft: &mut Draft<'_>, script: &[u8], limits: &Limits) -> Result<()
                     return Err(ApplyError::NoMember { at, member: member.to_owned() });
                 }
             }
-            // `commands` lets no edit through while nothing is open.
+            // `commands` refuses edits while no member is open.
             (Command::Comment | Command::Add(_) | Command::Delete { .. } | Command::Exchange { .. }, _) => {}
         }
     }
@@ -131,13 +88,13 @@ pub fn apply(draft: &mut Draft<'_>, script: &[u8], limits: &Limits) -> Result<()
 
 fn close(draft: &mut Draft<'_>, at: u64, edits: &Edits<'_>, limits: &Limits) -> Result<(), ApplyError> {
     let member = edits.member;
-    // ClamAV makes no member of nothing.
+    // ClamAV creates no empty member.
     if edits.lines.is_empty() && edits.added.is_empty() {
         return Ok(());
     }
     let old = match draft.get(member) {
         Some(text) => text.clone(),
-        // ClamAV opens for appending, which makes a new member; but there is no line in it to edit.
+        // ClamAV opens for appending, which creates a member; but that has no line to edit.
         None if edits.lines.is_empty() => Text::default(),
         None => return Err(ApplyError::NoMember { at, member: member.to_owned() }),
     };

@@ -1,23 +1,24 @@
 //! Writes the body of a CVD byte for byte as Talos' sigtool does.
 //!
 //! Guarantees that equal members in equal order give equal bytes: bare tar headers, no end-of-archive blocks, stock
-//! zlib with sigtool's parameters. Whether they are Talos' bytes, only the MD5 in Talos' header tells.
+//! zlib with sigtool's parameters. Only the MD5 in Talos' header tells whether they are Talos' bytes.
 use super::{
     container::{BLOCK_BYTES, is_member_name, padding},
     zlib::Stream,
 };
 use std::io::{self, Write};
 
-/// The most an eleven-digit octal number can say, and so the largest member.
+/// The largest member: eleven octal digits.
 const MAX_MEMBER_BYTES: u64 = 0o77_777_777_777;
 const BUFFER_BYTES: usize = 64 << 10;
 /// The field of a tar header that holds its check sum, which counts as eight spaces in the sum.
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 
-/// Writes members one after the other into a gzip-compressed tar.
+/// Writes members one after the other into a tar, gzip-compressed or, for a CLD, raw.
 pub struct BodyWriter<W> {
     out: W,
-    stream: Stream,
+    /// None where the tar stays raw.
+    stream: Option<Stream>,
     buffer: Box<[u8]>,
     /// Content bytes of the current member still to come.
     left: u64,
@@ -28,7 +29,12 @@ impl<W: Write> BodyWriter<W> {
     /// Starts a body; nothing is written before the first member.
     pub fn new(out: W) -> io::Result<Self> {
         let stream = Stream::deflate().map_err(io::Error::other)?;
-        Ok(Self { out, stream, buffer: vec![0; BUFFER_BYTES].into_boxed_slice(), left: 0, padding: 0 })
+        Ok(Self { stream: Some(stream), ..Self::raw(out) })
+    }
+
+    /// Starts the body of a CLD, which is the bare tar.
+    pub fn raw(out: W) -> Self {
+        Self { out, stream: None, buffer: vec![0; BUFFER_BYTES].into_boxed_slice(), left: 0, padding: 0 }
     }
 
     /// Starts a member, whose content must follow in full.
@@ -38,7 +44,7 @@ impl<W: Write> BodyWriter<W> {
             let message = format!("no tar member can be named {name:?} and have {size} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        self.deflate(&tar_header(name, size), false)?;
+        self.put(&tar_header(name, size), false)?;
         (self.left, self.padding) = (size, padding(size));
         Ok(())
     }
@@ -46,7 +52,7 @@ impl<W: Write> BodyWriter<W> {
     /// Ends the body and hands back what it was written to.
     pub fn finish(mut self) -> io::Result<W> {
         self.end_member()?;
-        self.deflate(&[], true)?;
+        self.put(&[], true)?;
         Ok(self.out)
     }
 
@@ -55,12 +61,13 @@ impl<W: Write> BodyWriter<W> {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "member is shorter than announced"));
         }
         let padding = std::mem::take(&mut self.padding) as usize;
-        self.deflate(&[0; BLOCK_BYTES][..padding], false)
+        self.put(&[0; BLOCK_BYTES][..padding], false)
     }
 
-    fn deflate(&mut self, mut input: &[u8], finish: bool) -> io::Result<()> {
+    fn put(&mut self, mut input: &[u8], finish: bool) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else { return self.out.write_all(input) };
         loop {
-            let step = self.stream.run(input, &mut self.buffer, finish).map_err(io::Error::other)?;
+            let step = stream.run(input, &mut self.buffer, finish).map_err(io::Error::other)?;
             self.out.write_all(&self.buffer[..step.produced])?;
             input = &input[step.consumed..];
             let done = if finish { step.ended } else { input.is_empty() && step.produced < BUFFER_BYTES };
@@ -80,10 +87,10 @@ impl<W: Write> Write for BodyWriter<W> {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "member is longer than announced"));
             }
         }
-        self.deflate(bytes, false)?;
+        self.put(bytes, false)?;
         Ok(bytes.len())
     }
-    /// Does nothing: zlib decides when bytes come out, and a flush would change them.
+    /// Does nothing: a flush would change zlib's output.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A CDIFF as a file: `ClamAV-Diff:<version>:<size>:`, a gzip-compressed script, `:` and a PSS signature.
 //!
-//! Guarantees that the version and size declared are the ones found, which ClamAV does not check. What the script
-//! means is `script`'s matter, what it does to a database `apply`'s.
+//! Guarantees that the declared version and size are the actual ones, which ClamAV does not check. `script` parses the
+//! script, `apply` carries it out.
 use super::{
     container::{self, ContainerError},
     header::number,
@@ -11,6 +11,8 @@ use super::{
 };
 use sha2::{Digest, Sha256};
 
+/// With which every CDIFF begins that is not empty.
+pub const CDIFF_MAGIC: &[u8] = b"ClamAV-Diff:";
 /// ClamAV looks for the signature in this many last bytes.
 const SIGNATURE_ZONE_BYTES: usize = 350;
 /// `ClamAV-Diff:` and two numbers of at most ten digits.
@@ -19,9 +21,9 @@ const MAX_HEADER_BYTES: usize = 40;
 /// A step from one version to the next.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Cdiff {
-    /// Zero bytes: this step has no patch, a client is to take the full CVD. Carries no signature.
+    /// Zero bytes, unsigned: this step has no patch, and clients must take the full CVD.
     Empty,
-    /// A patch.
+    /// A script that makes the next version.
     Patch(Patch),
 }
 
@@ -36,31 +38,22 @@ pub struct Patch {
 
 /// Why bytes are no CDIFF, or not a genuine one.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum CdiffError {
-    /// It does not start as a CDIFF does.
     #[error("not a CDIFF: it does not start with \"ClamAV-Diff:\"")]
     Magic,
-    /// The header has no version and size as sigtool writes them.
     #[error("CDIFF header is not ClamAV-Diff:<version>:<size>:")]
     Header,
     /// No `:` in the last 350 bytes.
     #[error("CDIFF has no signature at its end")]
     NoSignature,
-    /// The signature does not hold.
     #[error("CDIFF signature: {0}")]
     Signature(#[from] SignatureError),
     /// The script cannot be inflated, or only past the limit.
     #[error("CDIFF script cannot be read")]
     Container(#[from] ContainerError),
-    /// The script's size is not the declared one.
     #[error("CDIFF declares a script of {declared} bytes and holds {found}")]
-    Size {
-        /// The header's.
-        declared: u64,
-        /// The script's.
-        found: u64,
-    },
-    /// The script does not parse.
+    Size { declared: u64, found: u64 },
     #[error("CDIFF script: {0}")]
     Script(#[from] ScriptError),
 }
@@ -88,7 +81,7 @@ pub(super) struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, CdiffError> {
-        let rest = bytes.strip_prefix(b"ClamAV-Diff:").ok_or(CdiffError::Magic)?;
+        let rest = bytes.strip_prefix(CDIFF_MAGIC).ok_or(CdiffError::Magic)?;
         let header = &rest[..rest.len().min(MAX_HEADER_BYTES)];
         let mut fields = header.splitn(3, |&b| b == b':');
         let mut field = || fields.next().and_then(|f| std::str::from_utf8(f).ok()).ok_or(CdiffError::Header);

@@ -4,6 +4,9 @@
 //! ends at a self-issued trusted certificate, every certificate is valid now, every issuer is a CA, path lengths hold,
 //! and key usages allow it. No CRLs. Stricter in what no signer of ClamAV uses: certificates that are no DER, name
 //! constraints, RSA keys under 2048 or over 8192 bits, curves other than P-256 and P-384, hashes below SHA-256.
+//!
+//! Not `rustls-webpki` (0.103), whose verdicts differ from OpenSSL's where a client is then harmed: it takes an expired
+//! root and a signer whose key usage or nsCertType forbids signing, and refuses a trusted signer that is a CA.
 use cms::cert::x509::{
     Certificate,
     ext::pkix::{AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectKeyIdentifier},
@@ -16,6 +19,7 @@ use der::{
 };
 use ring::signature::{self as ring_signature, UnparsedPublicKey};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use sha2::{Digest as _, Sha256};
 
 /// A chain of more certificates than this is not tried.
 const MAX_DEPTH: usize = 10;
@@ -53,38 +57,33 @@ pub struct AnchorError {
 pub struct ChainError {
     /// The certificate that breaks the rule.
     pub subject: String,
-    /// The rule.
+    /// Which one.
     pub rule: ChainRule,
 }
 
 /// What a certificate in a chain can break.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum ChainRule {
     /// No certificate of its issuer, or the chain ends at a root that is not trusted.
     #[error("its issuer is not among the trusted certificates, or the chain is too long")]
     Issuer,
-    /// The validity has not begun.
     #[error("not yet valid")]
     NotYetValid,
-    /// The validity is over.
     #[error("expired")]
     Expired,
-    /// It issues, but is no CA.
     #[error("not a CA")]
     NotCa,
     /// It may not be used to sign mail, the purpose ClamAV asks for.
     #[error("its usages do not allow S/MIME signing")]
     Purpose,
-    /// More certificates under it than it allows.
     #[error("path length exceeded")]
     PathLength,
     /// A critical extension that is not understood here, or name constraints.
     #[error("extension {0} is not supported")]
     Extension(ObjectIdentifier),
-    /// It is not signed by its issuer.
     #[error("signature of its issuer does not verify")]
     Signature,
-    /// Its bytes contradict its format.
     #[error("malformed: {0}")]
     Malformed(String),
 }
@@ -100,7 +99,15 @@ impl Anchors {
         Ok(())
     }
 
-    /// How many certificates there are.
+    /// A digest of all of them, in whatever order they were added.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut all: Vec<Vec<u8>> = self.0.iter().filter_map(|one| one.to_der().ok()).collect();
+        all.sort_unstable();
+        all.dedup();
+        Sha256::digest(all.concat()).into()
+    }
+
+    /// How many certificates are trusted.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -111,7 +118,7 @@ impl Anchors {
 
     /// Those that are not valid at `now_s` (epoch), and why.
     pub fn invalid_at(&self, now_s: u64) -> Vec<ChainError> {
-        let judge = |certificate: &Certificate| {
+        let check = |certificate: &Certificate| {
             let validity = certificate.tbs_certificate().validity();
             if now_s < validity.not_before.to_unix_duration().as_secs() {
                 Some(error(certificate, ChainRule::NotYetValid))
@@ -121,7 +128,7 @@ impl Anchors {
                 None
             }
         };
-        self.0.iter().filter_map(judge).collect()
+        self.0.iter().filter_map(check).collect()
     }
 
     /// Checks that a signer's certificate leads to a trusted one, over `bundle` where needed, at `now_s` (epoch).
@@ -203,7 +210,7 @@ fn may_have_issued(issuer: &Certificate, subject: &Certificate) -> bool {
 fn check_chain(chain: &[&Certificate], now_s: u64) -> Result<(), ChainError> {
     let mut below = 0;
     for (index, certificate) in chain.iter().enumerate() {
-        let facts = Facts::of(certificate).map_err(|rule| error(certificate, rule))?;
+        let facts = Facts::new(certificate).map_err(|rule| error(certificate, rule))?;
         facts.check(index > 0, below, now_s).map_err(|rule| error(certificate, rule))?;
         if index > 0 && !is_self_issued(certificate) {
             below += 1;
@@ -223,7 +230,7 @@ fn check_issued(issuer: &Certificate, certificate: &Certificate) -> Result<(), C
     }
     let message = tbs.to_der().map_err(malformed)?;
     let signature = certificate.signature().as_bytes().ok_or(ChainRule::Signature)?;
-    let hash = Hash::of_signature(certificate.signature_algorithm()).ok_or(ChainRule::Signature)?;
+    let hash = Hash::from_signature(certificate.signature_algorithm()).ok_or(ChainRule::Signature)?;
     let key = issuer.tbs_certificate().subject_public_key_info();
     if verify(key, hash, &message, signature) { Ok(()) } else { Err(ChainRule::Signature) }
 }
@@ -240,7 +247,7 @@ struct Facts {
 }
 
 impl Facts {
-    fn of(certificate: &Certificate) -> Result<Self, ChainRule> {
+    fn new(certificate: &Certificate) -> Result<Self, ChainRule> {
         let malformed = |why: der::Error| ChainRule::Malformed(why.to_string());
         let tbs = certificate.tbs_certificate();
         let mut netscape = None;
@@ -310,7 +317,7 @@ pub(super) enum Hash {
 }
 
 impl Hash {
-    pub(super) fn of_digest(algorithm: &AlgorithmIdentifierOwned) -> Option<Self> {
+    pub(super) fn from_digest(algorithm: &AlgorithmIdentifierOwned) -> Option<Self> {
         match algorithm.oid {
             rfc5912::ID_SHA_256 => Some(Self::Sha256),
             rfc5912::ID_SHA_384 => Some(Self::Sha384),
@@ -318,7 +325,7 @@ impl Hash {
             _ => None,
         }
     }
-    pub(super) fn of_signature(algorithm: &AlgorithmIdentifierOwned) -> Option<Self> {
+    pub(super) fn from_signature(algorithm: &AlgorithmIdentifierOwned) -> Option<Self> {
         match algorithm.oid {
             rfc5912::SHA_256_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_256 => Some(Self::Sha256),
             rfc5912::SHA_384_WITH_RSA_ENCRYPTION | rfc5912::ECDSA_WITH_SHA_384 => Some(Self::Sha384),

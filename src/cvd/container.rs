@@ -1,6 +1,6 @@
 //! The body of a CVD: a tar, gzip-compressed or raw, read as a stream.
 //!
-//! Guarantees ClamAV's member rules (regular files, names without a path) and the given bounds; a body ends where its
+//! Guarantees ClamAV's member rules (regular files, names without a path) and the given limits; a body ends where its
 //! archive ends, with nothing after it. Says nothing about whether the members are genuine.
 //! Source of the rules: `cli_untgz` and `cli_tgzload` in `libclamav/cvd.c`.
 use super::{limits::Limits, zlib};
@@ -18,65 +18,45 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub enum Form {
     /// A gzip-compressed tar.
     Gzip,
-    /// A raw tar.
+    /// A raw tar, as in a CLD.
     Tar,
 }
 
 /// What a tar header says of a member.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// Its name.
+    /// Its name, without a path.
     pub name: String,
-    /// Its size in bytes.
+    /// Its size in bytes, as announced.
     pub size: u64,
 }
 
 /// Why a body cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum ContainerError {
-    /// The source failed.
     #[error("cannot read the body")]
     Read(#[from] io::Error),
     /// Not gzip, damaged, or with a wrong check sum or length.
     #[error("body is no valid gzip")]
     Gzip(#[from] zlib::ZlibError),
-    /// The body or a member ends too early.
     #[error("body cut short at inflated byte {0}")]
     Truncated(u64),
-    /// Bytes after the end of the archive.
     #[error("bytes after the end of the archive, at inflated byte {0}")]
     Trailing(u64),
     /// A name with a path, or with a character no database file has.
     #[error("member name {0:?} is not allowed")]
     Name(String),
-    /// Not a regular file.
     #[error("member {name} is no regular file (type {kind:#04x})")]
-    Kind {
-        /// The member.
-        name: String,
-        /// The tar type flag.
-        kind: u8,
-    },
-    /// A size that is no octal number.
+    Kind { name: String, kind: u8 },
     #[error("member {0} has no valid size")]
     Size(String),
-    /// Two members of one name.
     #[error("member {0} is there twice")]
     Duplicate(String),
-    /// A member larger than the limit.
     #[error("member {name} has {size} bytes, more than the limit of {limit}")]
-    MemberTooLarge {
-        /// The member.
-        name: String,
-        /// What its header declares.
-        size: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// More members than the limit.
+    MemberTooLarge { name: String, size: u64, limit: u64 },
     #[error("more than {0} members")]
     TooManyMembers(usize),
-    /// The body inflates past the limit.
     #[error("body inflates to more than {0} bytes")]
     TooLarge(u64),
 }
@@ -141,7 +121,7 @@ impl<R: io::Read> Members<R> {
         if got < want { Err(ContainerError::Truncated(self.body.offset)) } else { Ok(got) }
     }
 
-    /// Reads the rest of the current member, which the caller knows to fit in memory.
+    /// Reads the rest of the current member into memory; the caller has checked its size.
     pub fn read_all(&mut self) -> Result<Vec<u8>, ContainerError> {
         let mut bytes = Vec::new();
         let mut buffer = vec![0; BUFFER_BYTES];
@@ -167,7 +147,7 @@ impl<R: io::Read> Members<R> {
         Ok(())
     }
 
-    /// An end-of-archive block may be followed by zeros alone: anything else would be content nobody looks at.
+    /// Only zeros may follow an end-of-archive block: anything else would be content that no reader sees.
     fn expect_only_zeros(&mut self, block: &[u8]) -> Result<(), ContainerError> {
         let mut buffer = vec![0; BUFFER_BYTES];
         buffer[..block.len()].copy_from_slice(block);
@@ -187,7 +167,7 @@ pub(super) fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK_BYTES as u64) - size
 }
 
-/// Says whether a tar or `.info` may have a member of this name: no path, no hidden file, nothing a shell would mind.
+/// Says whether a tar or `.info` may have a member of this name: no path, not hidden, nothing special to a shell.
 pub(super) fn is_member_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     (1..=99).contains(&name.len()) && !name.starts_with(['.', '-']) && name.bytes().all(allowed)
@@ -273,7 +253,7 @@ impl<R: io::Read> Body<R> {
         let mut filled = 0;
         while filled < out.len() && !self.ended {
             if self.ready.is_empty() && !self.refill()? {
-                // A tar may end anywhere (its reader knows better); gzip says itself where it ends.
+                // A raw tar may end anywhere, its reader checks that; gzip marks its own end.
                 if self.inflate.is_some() {
                     return Err(ContainerError::Truncated(self.offset));
                 }

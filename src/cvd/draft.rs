@@ -2,7 +2,7 @@
 //!
 //! Each member is a list of pieces of one scratch file, which is only ever appended to: an edit cuts and adds pieces
 //! and moves no bytes. So memory grows with the edits, not with the database, and a chain of CDIFFs costs one copy.
-//! Guarantees that a failed edit leaves no trace in the member it was for. Knows lines, but no scripts.
+//! Guarantees that a failed edit does not change its member. Knows lines, not scripts.
 use super::{
     container::{ContainerError, Members},
     limits::Limits,
@@ -35,7 +35,7 @@ pub(super) struct Text {
     size: u64,
 }
 
-/// Why a line cannot be had.
+/// Why a line cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LineError {
     #[error(transparent)]
@@ -45,7 +45,7 @@ pub(super) enum LineError {
 }
 
 impl<'a> Draft<'a> {
-    /// Starts without members, on an empty file that is open for reading and writing and nobody else's.
+    /// Starts without members, on an empty file, open for reading and writing, that nothing else uses.
     pub fn new(scratch: &'a File) -> Self {
         Self { scratch, members: BTreeMap::new(), pending: Vec::new(), flushed: 0 }
     }
@@ -68,14 +68,9 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// The members' names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.members.keys().map(String::as_str)
-    }
-
-    /// A member's size in bytes.
-    pub fn size(&self, name: &str) -> Option<u64> {
-        self.members.get(name).map(|text| text.size)
+    /// The members' names, sorted, with their sizes in bytes.
+    pub fn members(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.members.iter().map(|(name, text)| (name.as_str(), text.size))
     }
 
     /// Reads a member from its start.
@@ -93,7 +88,7 @@ impl<'a> Draft<'a> {
         self.members.remove(name).is_some()
     }
 
-    /// Adds bytes to the scratch file; they are there to be read after `flush`.
+    /// Adds bytes to the scratch file; they can be read after `flush`.
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<Range<u64>> {
         if self.pending.len() + bytes.len() > CHUNK_BYTES {
             self.flush()?;
@@ -187,7 +182,7 @@ impl Text {
         }
     }
 
-    /// Cuts the text at ascending positions, and hands the parts between them, first to last.
+    /// Cuts the text at ascending positions and returns the parts.
     pub(super) fn cut(&self, positions: impl IntoIterator<Item = u64>) -> Vec<Text> {
         let mut parts = Vec::new();
         let mut pieces = self.pieces.iter().cloned();

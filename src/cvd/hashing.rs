@@ -1,5 +1,5 @@
-//! Digests of a whole file and of its members, on a thread of their own: beside inflating or deflating they cost no
-//! time then. Bounded: whoever feeds waits while more than a few chunks are under way.
+//! Digests of a whole file and of its members, on a thread of their own, so that they cost no time beside inflating or
+//! deflating. Bounded: the feeding thread waits while more than a few chunks are queued.
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
 use std::{
@@ -53,7 +53,7 @@ impl Hashing {
     }
 }
 
-/// A thread that is gone is noticed by `finish`, so feeding it says nothing.
+/// Feeding ignores a thread that has died: `finish` reports it.
 impl Feed {
     pub(super) fn file(&self, bytes: &[u8]) {
         let _gone = self.0.send(Piece::File(bytes.to_vec()));

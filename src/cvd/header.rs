@@ -1,10 +1,10 @@
 //! The 512-byte header of a CVD or CLD.
 //!
-//! Guarantees that one meaning has one spelling: what parses prints back to the same bytes, so a header can be
-//! compared with the signed copy of itself in the `.info` member. Does not say whether anything is genuine.
+//! Guarantees that a header that parses prints back to the same bytes, so that it can be compared with its signed copy in
+//! the `.info` member. Verifies no signature.
 use std::fmt;
 
-/// How many bytes a header has.
+/// The size of a header, which its text is padded to with spaces.
 pub const HEADER_BYTES: usize = 512;
 const MAGIC: &str = "ClamAV-VDB";
 
@@ -13,7 +13,7 @@ const MAGIC: &str = "ClamAV-VDB";
 pub struct Header {
     /// When it was built, as text: `%d %b %Y %H-%M %z`.
     pub build_time: String,
-    /// The database's version.
+    /// The version; only `.info` signs it.
     pub version: u32,
     /// How many signatures the database holds.
     pub signatures: u32,
@@ -31,32 +31,21 @@ pub struct Header {
 
 /// Why bytes are no header.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum HeaderError {
-    /// It does not start as a ClamAV database does.
     #[error("not a ClamAV database: it does not start with \"ClamAV-VDB:\"")]
     Magic,
-    /// Fewer than 512 bytes.
+    #[error("header has more than 512 bytes")]
+    Long,
     #[error("header cut short: {0} bytes, not 512")]
     Short(usize),
-    /// A byte that is not printable ASCII.
     #[error("header byte {offset} is {byte:#04x}, not printable ASCII")]
-    NotPrintable {
-        /// Where.
-        offset: usize,
-        /// What.
-        byte: u8,
-    },
-    /// Not nine fields.
+    NotPrintable { offset: usize, byte: u8 },
     #[error("header has {0} fields, not 9")]
     Fields(usize),
-    /// A field that is empty, no number, out of range, or spelled in another way than sigtool writes it.
+    /// A field that is empty, no number, out of range, or not spelled as sigtool does.
     #[error("header field {field} is not valid: {text:?}")]
-    Field {
-        /// The field's name.
-        field: &'static str,
-        /// What stood there.
-        text: String,
-    },
+    Field { field: &'static str, text: String },
 }
 
 impl Header {
@@ -126,7 +115,7 @@ impl fmt::Display for Header {
 fn printable(bytes: &[u8]) -> Result<&str, HeaderError> {
     match bytes.iter().position(|byte| !(0x20..0x7f).contains(byte)) {
         Some(offset) => Err(HeaderError::NotPrintable { offset, byte: bytes[offset] }),
-        // Printable ASCII is UTF-8; the lossless path is the only one.
+        // Printable ASCII is always UTF-8, so nothing is lost.
         None => std::str::from_utf8(bytes).map_err(|_| HeaderError::Magic),
     }
 }

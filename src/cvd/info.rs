@@ -15,16 +15,16 @@ pub struct Info {
     /// The header of the CVD, without MD5 and signature.
     pub header: Header,
     /// The members listed, in order.
-    pub members: Vec<Listed>,
+    pub members: Vec<Member>,
     /// The SHA-256 of the signed part.
     signed_sha256: [u8; 32],
     dsig: String,
 }
 
-/// One listed member.
+/// A member of a CVD, as it is listed or as it was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Listed {
-    /// Its name.
+pub struct Member {
+    /// Its name in the tar, without a path.
     pub name: String,
     /// Its size in bytes.
     pub size: u64,
@@ -34,29 +34,25 @@ pub struct Listed {
 
 /// Why bytes are no `.info` member.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum InfoError {
     /// The last line is not `DSIG:` and a signature, ended by a newline.
     #[error(".info does not end with a DSIG line")]
     NoSignature,
-    /// A line that is not ASCII text.
     #[error(".info line {0} is not ASCII text")]
     NotText(usize),
-    /// Line 1 is no header.
     #[error(".info line 1: {0}")]
     Header(#[from] HeaderError),
-    /// Line 1 carries an MD5 or a signature of its own.
     #[error(".info line 1 has an MD5 or signature where X:X belongs")]
     HeaderSigned,
-    /// A line that is not `name:size:sha256`.
     #[error(".info line {0} is not name:size:sha256")]
     Line(usize),
-    /// A member listed twice.
     #[error(".info lists {0} twice")]
     Duplicate(String),
 }
 
 impl Info {
-    /// Parses the whole member.
+    /// Parses the member's whole content.
     pub fn parse(bytes: &[u8]) -> Result<Self, InfoError> {
         let body = bytes.strip_suffix(b"\n").ok_or(InfoError::NoSignature)?;
         let start = body.iter().rposition(|&b| b == b'\n').ok_or(InfoError::NoSignature)? + 1;
@@ -92,11 +88,11 @@ impl Info {
     }
 }
 
-fn parse_line(line: &str) -> Option<Listed> {
+fn parse_line(line: &str) -> Option<Member> {
     let mut fields = line.split(':');
     let (name, size, sha256) = (fields.next()?, fields.next()?, fields.next()?);
     let size = header::number("size", size).ok()?;
     let sha256 = header::hex("sha256", sha256).ok()?;
     let whole = fields.next().is_none() && is_member_name(name);
-    whole.then(|| Listed { name: name.to_owned(), size, sha256 })
+    whole.then(|| Member { name: name.to_owned(), size, sha256 })
 }

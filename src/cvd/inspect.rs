@@ -1,17 +1,20 @@
-//! What a file is and which rules it keeps, for people: every check with its result, not only the first that fails.
+//! What a file is and which rules it keeps, for people: every check with its result, not only the first failure.
 //!
-//! A report is no licence to publish; only `verify` gives that. Both use the same checks.
+//! A pass here does not publish a file: only `verify` decides that, with the same checks.
 use super::{
-    Anchors, Limits, TrustKeys,
     cdiff::{CdiffError, Frame},
+    chain::Anchors,
     container::Form,
+    error::VerifyError,
     header::Header,
     info::Info,
+    limits::Limits,
     name::{Database, FileKind, FileName},
-    pass::{Content, Pass},
+    pass::{Content, Opened, read_bounded},
     script::{self, Command},
     sign_verify,
-    verify::{VerifyError, check_list, check_signature, parse_sign, read_bounded},
+    signature::TrustKeys,
+    verify::{check_header, check_signature, parse_sign},
 };
 use serde::Serialize;
 use std::{
@@ -21,12 +24,12 @@ use std::{
 };
 
 /// What a file is checked with.
-pub struct Inspection<'a> {
+pub struct Inspector<'a> {
     /// Keys that sign databases.
     pub keys: &'a TrustKeys,
-    /// The bounds.
+    /// What the file may cost.
     pub limits: &'a Limits,
-    /// Certificates that sign files must lead to; without them sign files are only parsed.
+    /// Certificates that sign files must lead to; without them any signer passes.
     pub anchors: Option<&'a Anchors>,
     /// For a sign file the file it signs, if it is at hand.
     pub signed: Option<&'a mut dyn Read>,
@@ -34,48 +37,44 @@ pub struct Inspection<'a> {
     pub now_s: u64,
 }
 
-/// What a file is, and what was checked.
+/// What a file is, and which rules it keeps; as JSON it is what `verify --json` prints.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct Inspection {
     /// The file's name, without directories.
     pub file: String,
-    /// What it is.
-    pub kind: Kind,
-    /// What it says of itself, as far as it could be read.
+    /// What its first bytes and its name say it is.
+    pub kind: Format,
+    /// Its facts, as far as they could be read.
     pub facts: Facts,
     /// Every check, in order.
-    pub checks: Vec<Check>,
+    pub checks: Vec<Verdict>,
 }
 
 /// Kinds of files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A signed database.
+#[allow(missing_docs, reason = "its text says what each is")]
+pub enum Format {
     Cvd,
-    /// A database patched by a client.
     Cld,
-    /// A patch.
     Cdiff,
-    /// A detached signature.
     Sign,
-    /// None of these.
     Unknown,
 }
 
-/// What a file says of itself.
+/// The facts that a file states; none of them need be true.
 #[derive(Debug, Default, Serialize)]
 pub struct Facts {
     /// Its size in bytes, where it was read to the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// The database.
+    /// The database, after which its `.info` member is named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
     /// The version; of a CDIFF the one it leads to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<u32>,
-    /// The build time.
+    /// The build time, as the header writes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build_time: Option<String>,
     /// The build time, epoch seconds.
@@ -87,7 +86,7 @@ pub struct Facts {
     /// The functionality level; of a sign file the lowest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub functionality_level: Option<u32>,
-    /// The builder.
+    /// The name of who built it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub builder: Option<String>,
     /// How the body is stored.
@@ -120,110 +119,95 @@ pub struct Commands {
 
 /// One rule and whether it is kept.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Check {
-    /// The rule.
+pub struct Verdict {
+    /// What was checked.
     pub rule: Rule,
-    /// Whether it is kept.
+    /// How that went.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
-/// Rules; the text of each says what is checked.
+/// What can be checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the text of each says what is checked")]
 pub enum Rule {
-    /// It is a ClamAV file at all.
     Kind,
-    /// Its name says what it holds.
     Name,
-    /// The header is well-formed.
     Header,
-    /// The body has the header's MD5.
     Md5,
-    /// The legacy signature in the header holds.
     HeaderSignature,
-    /// The body is a proper archive.
     Body,
-    /// The `.info` member is a proper list.
     List,
-    /// The `.info` member's signature holds, and was made for this header.
     ListSignature,
-    /// Members and list agree.
     Members,
-    /// The CDIFF's signature holds.
     CdiffSignature,
-    /// The script inflates to its declared size and parses.
     Script,
-    /// The sign file is well-formed.
     SignForm,
-    /// The sign file vouches for its file, and its signer is trusted.
+    SignDigest,
     SignTrust,
 }
 
 /// How a check went.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the variants say what `why` is")]
 pub enum Outcome {
     /// The rule is kept.
     Passed,
-    /// The rule is broken.
-    Failed {
-        /// How and where.
-        why: String,
-    },
-    /// The rule could not be checked, or does not apply.
-    Skipped {
-        /// Why not.
-        why: String,
-    },
+    /// The rule is broken: how and where.
+    Failed { why: String },
+    /// The rule could not be checked, or does not apply: why not.
+    Skipped { why: String },
 }
 
-impl Report {
-    /// Says whether nothing was found against the file.
-    pub fn passed(&self) -> bool {
-        !self.checks.iter().any(|check| matches!(check.outcome, Outcome::Failed { .. }))
-    }
-
+impl Inspector<'_> {
     /// Checks a file; `file` is its name without directories. Fails only where the file cannot be read.
-    pub fn of(file: &str, mut reader: impl Read, inspection: Inspection<'_>) -> io::Result<Self> {
+    pub fn inspect(self, file: &str, mut reader: impl Read) -> io::Result<Inspection> {
         let mut start = Vec::new();
         (&mut reader).take(16).read_to_end(&mut start)?;
         let kind = match start.as_slice() {
-            start if start.starts_with(b"ClamAV-VDB:") && file.ends_with(".cld") => Kind::Cld,
-            start if start.starts_with(b"ClamAV-VDB:") => Kind::Cvd,
-            start if start.starts_with(b"ClamAV-Diff:") => Kind::Cdiff,
-            start if start.starts_with(b"#clamsign") => Kind::Sign,
-            [] if file.ends_with(".cdiff") => Kind::Cdiff,
-            _ => Kind::Unknown,
+            start if start.starts_with(b"ClamAV-VDB:") && file.ends_with(".cld") => Format::Cld,
+            start if start.starts_with(b"ClamAV-VDB:") => Format::Cvd,
+            start if start.starts_with(b"ClamAV-Diff:") => Format::Cdiff,
+            start if start.starts_with(b"#clamsign") => Format::Sign,
+            [] if file.ends_with(".cdiff") => Format::Cdiff,
+            _ => Format::Unknown,
         };
-        let mut report = Self { file: file.to_owned(), kind, facts: Facts::default(), checks: Vec::new() };
+        let facts = Facts::default();
+        let mut found = Inspection { file: file.to_owned(), kind, facts, checks: Vec::new() };
         let whole = io::Cursor::new(start).chain(reader);
         let read = match kind {
-            Kind::Cvd | Kind::Cld => report.database(whole, &inspection),
-            Kind::Cdiff => report.cdiff(whole, &inspection),
-            Kind::Sign => report.sign(whole, inspection),
-            Kind::Unknown => {
-                report.fail(Rule::Kind, "it starts like no ClamAV file");
+            Format::Cvd | Format::Cld => found.database(whole, &self),
+            Format::Cdiff => found.cdiff(whole, &self),
+            Format::Sign => found.sign(whole, self),
+            Format::Unknown => {
+                found.fail(Rule::Kind, "it starts like no ClamAV file");
                 Ok(())
             }
         };
         match read {
-            Ok(()) => Ok(report),
-            Err(VerifyError::Read(error)) => Err(error),
-            Err(other) => {
-                report.fail(Rule::Body, other);
-                Ok(report)
-            }
+            Ok(()) => {}
+            Err(VerifyError::Read(error)) => return Err(error),
+            Err(other) => found.fail(Rule::Body, other),
         }
+        Ok(found)
+    }
+}
+
+impl Inspection {
+    /// Whether no rule is broken.
+    pub fn passed(&self) -> bool {
+        !self.checks.iter().any(|check| matches!(check.outcome, Outcome::Failed { .. }))
     }
 
-    fn database(&mut self, reader: impl Read, with: &Inspection<'_>) -> Result<(), VerifyError> {
-        let pass = match Pass::over(reader, with.limits, |_| Ok(())) {
+    fn database(&mut self, reader: impl Read, with: &Inspector<'_>) -> Result<(), VerifyError> {
+        let pass = match Opened::new(reader, with.limits) {
             Err(VerifyError::Header(error)) => {
                 self.fail(Rule::Header, error);
                 return Ok(());
             }
-            other => other?,
+            other => other?.read()?,
         };
         let header = &pass.header;
         self.pass(Rule::Header);
@@ -237,15 +221,15 @@ impl Report {
             builder: Some(header.builder.clone()),
             ..Facts::default()
         };
-        if self.kind == Kind::Cvd {
-            match check_signature(header, Some(pass.md5), with.keys) {
+        if self.kind == Format::Cvd {
+            match check_signature(header, pass.md5, with.keys) {
                 Err(error @ (VerifyError::Md5 | VerifyError::NoMd5)) => {
                     self.fail(Rule::Md5, error);
                     self.skip(Rule::HeaderSignature, "it signs the MD5");
                 }
                 other => {
                     self.pass(Rule::Md5);
-                    self.judge(Rule::HeaderSignature, other);
+                    self.check(Rule::HeaderSignature, other);
                 }
             }
         } else {
@@ -260,7 +244,7 @@ impl Report {
         Ok(())
     }
 
-    fn content(&mut self, header: &Header, content: &Content, with: &Inspection<'_>) {
+    fn content(&mut self, header: &Header, content: &Content, with: &Inspector<'_>) {
         self.pass(Rule::Body);
         self.facts.form = Some(content.form);
         self.facts.members = content.members.iter().map(|m| (m.name.clone(), m.size)).collect();
@@ -281,7 +265,8 @@ impl Report {
             }
         };
         self.pass(Rule::List);
-        self.judge(Rule::ListSignature, check_list(header, &info, with.keys));
+        let signed = info.verify(&with.keys.info).map_err(VerifyError::InfoSignature);
+        self.check(Rule::ListSignature, signed.and_then(|()| check_header(header, &info)));
         let before = self.checks.len();
         for difference in content.differences(&info) {
             self.fail(Rule::Members, difference);
@@ -291,7 +276,7 @@ impl Report {
         }
     }
 
-    fn cdiff(&mut self, reader: impl Read, with: &Inspection<'_>) -> Result<(), VerifyError> {
+    fn cdiff(&mut self, reader: impl Read, with: &Inspector<'_>) -> Result<(), VerifyError> {
         let bytes = read_bounded(reader, with.limits.max_cdiff_bytes)?;
         self.facts.bytes = Some(bytes.len() as u64);
         if bytes.is_empty() {
@@ -328,7 +313,7 @@ impl Report {
         Ok(())
     }
 
-    fn sign(&mut self, reader: impl Read, with: Inspection<'_>) -> Result<(), VerifyError> {
+    fn sign(&mut self, reader: impl Read, with: Inspector<'_>) -> Result<(), VerifyError> {
         let sign = match parse_sign(reader, with.limits) {
             Err(VerifyError::Sign(error)) => {
                 self.fail(Rule::SignForm, error);
@@ -339,21 +324,33 @@ impl Report {
         self.pass(Rule::SignForm);
         self.facts.functionality_level =
             sign.signatures.iter().filter_map(|signature| signature.min_level).min();
-        match (with.anchors, with.signed) {
-            (None, _) => self.skip(Rule::SignTrust, "no certificates are configured"),
-            (_, None) => self.skip(Rule::SignTrust, "the signed file is not beside it"),
-            (Some(anchors), Some(signed)) => {
-                self.judge(Rule::SignTrust, sign_verify::check(&sign, signed, anchors, with.now_s));
+        let Some(signed) = with.signed else {
+            self.skip(Rule::SignDigest, "the signed file is not beside it");
+            self.skip(Rule::SignTrust, "the signed file is not beside it");
+            return Ok(());
+        };
+        match (sign_verify::check_signed(&sign, signed), with.anchors) {
+            (Err(error), _) => {
+                self.fail(Rule::SignDigest, error);
+                self.skip(Rule::SignTrust, "no signature that holds");
+            }
+            (Ok(_), None) => {
+                self.pass(Rule::SignDigest);
+                self.skip(Rule::SignTrust, "no certificates are configured");
+            }
+            (Ok(signers), Some(anchors)) => {
+                self.pass(Rule::SignDigest);
+                self.check(Rule::SignTrust, signers.check_chains(anchors, with.now_s));
             }
         }
         Ok(())
     }
 
-    /// Compares the file's name with what it holds; what has no such name is not held to it.
+    /// Compares the file's name with its content; a name without a version is not compared.
     fn name(&mut self, database: Option<&Database>, version: u32) {
         let stem = self.file.split(['-', '.']).next().unwrap_or_default();
         let versioned: Option<FileName> = self.file.parse().ok();
-        let kind = if self.kind == Kind::Cdiff { FileKind::Cdiff } else { FileKind::Cvd };
+        let kind = if self.kind == Format::Cdiff { FileKind::Cdiff } else { FileKind::Cvd };
         match (stem.parse::<Database>(), database) {
             (Ok(expected), Some(found)) if expected != *found => {
                 self.fail(Rule::Name, VerifyError::Database { expected, found: found.clone() });
@@ -371,15 +368,15 @@ impl Report {
     }
 
     fn pass(&mut self, rule: Rule) {
-        self.checks.push(Check { rule, outcome: Outcome::Passed });
+        self.checks.push(Verdict { rule, outcome: Outcome::Passed });
     }
     fn skip(&mut self, rule: Rule, why: &str) {
-        self.checks.push(Check { rule, outcome: Outcome::Skipped { why: why.to_owned() } });
+        self.checks.push(Verdict { rule, outcome: Outcome::Skipped { why: why.to_owned() } });
     }
     fn fail(&mut self, rule: Rule, why: impl fmt::Display) {
-        self.checks.push(Check { rule, outcome: Outcome::Failed { why: why.to_string() } });
+        self.checks.push(Verdict { rule, outcome: Outcome::Failed { why: why.to_string() } });
     }
-    fn judge<E: Error>(&mut self, rule: Rule, result: Result<(), E>) {
+    fn check<E: Error>(&mut self, rule: Rule, result: Result<(), E>) {
         match result {
             Ok(()) => self.pass(rule),
             Err(error) => self.fail(rule, error),
@@ -404,24 +401,25 @@ fn count(script: &[u8]) -> Commands {
     commands
 }
 
-/// The report as text, a line a check.
-impl fmt::Display for Report {
+/// As text, a line a check.
+impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
-            Kind::Cvd => "CVD, a signed database",
-            Kind::Cld => "CLD, a database patched by a client",
-            Kind::Cdiff => "CDIFF, a patch",
-            Kind::Sign => "sign file, a detached signature",
-            Kind::Unknown => "no ClamAV file",
+            Format::Cvd => "CVD, a signed database",
+            Format::Cld => "CLD, a database patched by a client",
+            Format::Cdiff => "CDIFF, a patch",
+            Format::Sign => "sign file, a detached signature",
+            Format::Unknown => "no ClamAV file",
         };
         write!(f, "{}: {kind}", self.file)?;
         if let Some(version) = self.facts.version {
             write!(f, ", version {version}")?;
         }
         if let (Some(signatures), Some(time)) = (self.facts.signatures, &self.facts.build_time) {
-            write!(f, ", {signatures} signatures, built {time}")?;
+            let plural = if signatures == 1 { "" } else { "s" };
+            write!(f, ", {signatures} signature{plural}, built {time}")?;
         }
-        for Check { rule, outcome } in &self.checks {
+        for Verdict { rule, outcome } in &self.checks {
             match outcome {
                 Outcome::Passed => write!(f, "\n  ok       {rule}")?,
                 Outcome::Failed { why } => write!(f, "\n  FAILED   {rule}: {why}")?,
@@ -447,7 +445,8 @@ impl fmt::Display for Rule {
             Self::CdiffSignature => "signature of the CDIFF",
             Self::Script => "script has its declared size and parses",
             Self::SignForm => "sign file is well-formed",
-            Self::SignTrust => "sign file vouches for its file",
+            Self::SignDigest => "sign file signs this file",
+            Self::SignTrust => "signer is trusted",
         })
     }
 }

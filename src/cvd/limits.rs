@@ -1,4 +1,4 @@
-//! The bounds every reader of this module keeps, in one place.
+//! The limits that every reader of this module keeps, in one place.
 
 /// What a file may cost before it is refused. All sizes in bytes.
 ///

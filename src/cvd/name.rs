@@ -8,24 +8,24 @@ pub struct Database(String);
 /// What kind of file a versioned name names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FileKind {
-    /// `<db>-<N>.cvd`
+    /// `<db>-<N>.cvd`: the whole database.
     Cvd,
-    /// `<db>-<N>.cdiff`
+    /// `<db>-<N>.cdiff`: the step from N-1 to N.
     Cdiff,
-    /// `<db>-<N>.cvd.sign`
+    /// `<db>-<N>.cvd.sign`: a detached signature of the CVD.
     CvdSign,
-    /// `<db>-<N>.cdiff.sign`
+    /// `<db>-<N>.cdiff.sign`: a detached signature of the CDIFF.
     CdiffSign,
 }
 
 /// A name that never changes its content.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FileName {
-    /// The database.
+    /// The part before the `-`.
     pub database: Database,
     /// The version, 1 or more.
     pub version: u32,
-    /// The kind.
+    /// What the suffix says.
     pub kind: FileKind,
 }
 
@@ -35,7 +35,7 @@ pub struct FileName {
 pub struct NameError(pub String);
 
 impl Database {
-    /// As text.
+    /// The name as it stands in file names.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -63,7 +63,7 @@ impl FileKind {
             Self::CdiffSign => ".cdiff.sign",
         }
     }
-    /// The kind of the sign file of this kind; none for a sign file.
+    /// The kind of its sign file; `None` for a sign file.
     pub fn sign(self) -> Option<Self> {
         match self {
             Self::Cvd => Some(Self::CvdSign),
@@ -78,7 +78,7 @@ impl FileName {
     pub fn new(database: &Database, version: u32, kind: FileKind) -> Self {
         Self { database: database.clone(), version, kind }
     }
-    /// The name of the file that this sign file signs; none for any other file.
+    /// The name of the file that this sign file signs; `None` for any other file.
     pub fn signed(&self) -> Option<Self> {
         let kind = match self.kind {
             FileKind::CvdSign => FileKind::Cvd,
@@ -87,7 +87,15 @@ impl FileName {
         };
         Some(Self { kind, ..self.clone() })
     }
-    /// The name of this file's sign file; none for a sign file.
+    /// The name of the CLD of this version.
+    pub fn cld(&self) -> String {
+        format!("{}-{}.cld", self.database, self.version)
+    }
+    /// The name of the CVD of the version that the name of a CLD names.
+    pub fn of_cld(name: &str) -> Option<Self> {
+        format!("{}.cvd", name.strip_suffix(".cld")?).parse().ok()
+    }
+    /// The name of its sign file; `None` for a sign file.
     pub fn sign(&self) -> Option<Self> {
         Some(Self { kind: self.kind.sign()?, ..self.clone() })
     }

@@ -1,21 +1,28 @@
-//! One pass over a CVD or CLD: what it holds, and what must be true of that.
+//! One pass over a CVD or CLD: its header first, then what its body holds and the digests of it.
 //!
-//! Guarantees nothing is genuine; it only gathers. A body that cannot be read is digested to its end all the same, so
-//! that a wrong MD5 is found first: what is wrong inside bytes nobody signed says little.
+//! Verifies nothing. A body that cannot be parsed is still digested to its end, so that a wrong MD5 is reported first: errors
+//! inside bytes that are not the signed ones say little.
 use super::{
     container::{ContainerError, Entry, Form, Members},
+    error::VerifyError,
     hashing::{Feed, Hashing},
     header::{HEADER_BYTES, Header},
-    info::Info,
+    info::{Info, Member},
     limits::Limits,
     name::Database,
-    verify::{Member, VerifyError, read_bounded},
 };
-use std::io::{self, Read};
+use std::io::{self, Read, Take};
 
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// What a pass found.
+/// A file whose header was read, and nothing more.
+pub(super) struct Opened<R> {
+    pub(super) header: Header,
+    rest: Take<R>,
+    limits: Limits,
+}
+
+/// What a whole file holds.
 pub(super) struct Pass {
     pub(super) header: Header,
     /// The MD5 of everything after the header.
@@ -29,24 +36,24 @@ pub(super) struct Pass {
 pub(super) struct Content {
     pub(super) form: Form,
     pub(super) members: Vec<Member>,
-    pub(super) info_name: String,
+    /// The one `.info` member.
     pub(super) info: Vec<u8>,
+    info_name: String,
 }
 
-impl Pass {
-    /// Reads everything, unless `early` refuses the header.
-    pub(super) fn over(
-        reader: impl Read,
-        limits: &Limits,
-        early: impl FnOnce(&Header) -> Result<(), VerifyError>,
-    ) -> Result<Self, VerifyError> {
-        let mut reader = reader.take(limits.max_cvd_bytes.saturating_add(1));
-        let header = read_bounded((&mut reader).take(HEADER_BYTES as u64), HEADER_BYTES as u64)?;
-        let header = Header::parse(&header)?;
-        early(&header)?;
+impl<R: Read> Opened<R> {
+    pub(super) fn new(reader: R, limits: &Limits) -> Result<Self, VerifyError> {
+        let mut rest = reader.take(limits.max_cvd_bytes.saturating_add(1));
+        let header = read_bounded((&mut rest).take(HEADER_BYTES as u64), HEADER_BYTES as u64)?;
+        Ok(Self { header: Header::parse(&header)?, rest, limits: *limits })
+    }
+
+    /// Reads the body to the end of the file.
+    pub(super) fn read(self) -> Result<Pass, VerifyError> {
+        let Self { header, rest, limits } = self;
         let hashing = Hashing::start().map_err(VerifyError::Read)?;
-        let mut reader = Digesting { reader, feed: hashing.feed(), bytes: HEADER_BYTES as u64 };
-        let mut content = Content::read(&mut reader, &hashing.feed(), limits);
+        let mut reader = Digesting { reader: rest, feed: hashing.feed(), bytes: HEADER_BYTES as u64 };
+        let mut content = Content::read(&mut reader, &hashing.feed(), &limits);
         io::copy(&mut reader, &mut io::sink()).map_err(VerifyError::Read)?;
         let bytes = reader.bytes;
         drop(reader);
@@ -59,28 +66,34 @@ impl Pass {
                 member.sha256 = sha256;
             }
         }
-        Ok(Self { header, md5: digests.md5, bytes, content })
+        Ok(Pass { header, md5: digests.md5, bytes, content })
     }
 }
 
 impl Content {
-    /// Reads a body to its end; the members' digests are left to whoever feeds on the hashing.
+    /// Refuses members without a `.info`, or with two.
+    pub(super) fn new(form: Form, members: Vec<Member>, info: Vec<u8>) -> Result<Self, VerifyError> {
+        let mut lists = members.iter().filter(|member| is_list(&member.name));
+        let info_name = lists.next().ok_or(VerifyError::NoInfo)?.name.clone();
+        if let Some(second) = lists.next() {
+            return Err(VerifyError::SecondInfo(second.name.clone()));
+        }
+        Ok(Self { form, members, info, info_name })
+    }
+
+    /// Reads a body to its end; the members' digests come from the thread that `feed` leads to.
     fn read(reader: impl Read, feed: &Feed, limits: &Limits) -> Result<Self, VerifyError> {
         let mut source = Members::new(reader, limits)?;
-        let mut members = Vec::new();
-        let mut list: Option<(String, Vec<u8>)> = None;
+        let (mut members, mut info) = (Vec::new(), Vec::new());
         let mut chunk = vec![0; CHUNK_BYTES];
         while let Some(Entry { name, size }) = source.next_member()? {
-            if name.ends_with(".info") {
-                if list.is_some() {
-                    return Err(VerifyError::SecondInfo(name));
-                }
+            if is_list(&name) {
                 if size > limits.max_info_bytes {
                     let limit = limits.max_info_bytes;
                     return Err(ContainerError::MemberTooLarge { name, size, limit }.into());
                 }
-                let (_, bytes) = list.insert((name.clone(), source.read_all()?));
-                feed.member(bytes);
+                info = source.read_all()?;
+                feed.member(&info);
             } else {
                 loop {
                     match source.read(&mut chunk)? {
@@ -92,11 +105,10 @@ impl Content {
             feed.end_member();
             members.push(Member { name, size, sha256: [0; 32] });
         }
-        let (info_name, info) = list.ok_or(VerifyError::NoInfo)?;
-        Ok(Self { form: source.form(), members, info_name, info })
+        Self::new(source.form(), members, info)
     }
 
-    /// Which database this is: its `.info` member says so, and nothing else does.
+    /// The database, which only the name of the `.info` member says.
     pub(super) fn database(&self) -> Result<Database, VerifyError> {
         let name = self.info_name.strip_suffix(".info").and_then(|name| name.parse().ok());
         Ok(name.ok_or_else(|| ContainerError::Name(self.info_name.clone()))?)
@@ -123,7 +135,19 @@ impl Content {
     }
 }
 
-/// A reader that has what passes digested.
+/// Says whether a member of this name is a database's list of members.
+pub(super) fn is_list(name: &str) -> bool {
+    name.ends_with(".info")
+}
+
+/// Reads a small file whole.
+pub(super) fn read_bounded(reader: impl Read, limit: u64) -> Result<Vec<u8>, VerifyError> {
+    let mut bytes = Vec::new();
+    reader.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(VerifyError::Read)?;
+    if bytes.len() as u64 > limit { Err(VerifyError::TooLarge(limit)) } else { Ok(bytes) }
+}
+
+/// A reader that digests what passes through.
 struct Digesting<R> {
     reader: R,
     feed: Feed,

@@ -1,206 +1,262 @@
-//! CVD N from CVD N-1, the CDIFFs between, and the 512-byte header of N: byte for byte the file Talos signed.
+//! CVD N from an older one and the CDIFFs between.
 //!
-//! Guarantees that what is accepted passed every check a downloaded CVD passes: MD5 and legacy signature of its header,
-//! `.info` signature, and each member. Nothing may depend on a rebuild succeeding: whoever packs a database in another
-//! way than sigtool does today makes it fail, and the full file must then be fetched.
+//! [`Rebuild::check`] proves that the CDIFFs lead a client to version N, which a mirror must know before it advertises N.
+//! With the 512-byte header of N, [`Rebuild::write`] packs the same members into Talos' file, byte for byte. Nothing
+//! may depend on that succeeding: should Talos pack in another way than today's sigtool, it fails, and the full file
+//! must be fetched.
 use super::{
     apply::{ApplyError, apply},
     body_writer::BodyWriter,
     cdiff::Cdiff,
     container::{ContainerError, Form},
     draft::Draft,
-    hashing::{Feed, Hashing},
+    error::VerifyError,
     header::{HEADER_BYTES, Header, HeaderError},
-    info::Info,
+    info::{Info, Member},
     limits::Limits,
-    name::Database,
-    pass::Content,
+    name::{Database, FileName},
+    pass::{Content, is_list},
     signature::TrustKeys,
-    verify::{Cvd, Member, Verified, VerifyError, check_list, judge, verify_header},
+    verify::{Cvd, Verified, check_header, verify_cld, verify_content, verify_header},
 };
+use md5::{Digest as _, Md5};
+use sha2::Sha256;
 use std::{
     fs::File,
     io::{self, Read, Write},
 };
 
 const COPYING: &str = "COPYING";
-const CHUNK_BYTES: usize = 64 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
-/// What a rebuild needs besides the old CVD and a place for the new one.
-#[derive(Clone, Copy)]
+/// The members of a CVD with CDIFFs applied to them, one after the other.
+///
+/// Memory grows with the largest CDIFF and the number of edits, not with the database.
 pub struct Rebuild<'a> {
-    /// Which database it is.
-    pub database: &'a Database,
-    /// The CDIFFs from the old version to the new, one a version, in order.
-    pub patches: &'a [Verified<Cdiff>],
-    /// The first bytes of the new CVD; they carry its signature and cannot be computed.
-    pub header: &'a [u8; HEADER_BYTES],
-    /// An empty file, open for reading and writing and nobody else's. Takes the inflated members.
-    pub scratch: &'a File,
-    /// Whose signatures count.
-    pub keys: &'a TrustKeys,
-    /// The bounds.
-    pub limits: &'a Limits,
+    database: &'a Database,
+    draft: Draft<'a>,
+    version: u32,
+    keys: &'a TrustKeys,
+    limits: &'a Limits,
 }
 
-/// Why a rebuild failed. What was written to the output is then worthless.
+/// Why CDIFFs do not lead to a version, or not to the file of this header. Whatever was written must be thrown away.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum RebuildError {
-    /// A header that is none, of the old or the new version.
     #[error("header: {0}")]
     Header(#[from] HeaderError),
-    /// The CDIFFs do not lead from the old version to the header's.
-    #[error("a CDIFF to version {expected} is due, not to {found:?}")]
-    Chain {
-        /// The version that must come next.
-        expected: u32,
-        /// What came: another version, nothing more, or an empty CDIFF.
-        found: Option<u32>,
-    },
-    /// The old CVD cannot be read.
+    /// Another CDIFF than the next one, or (`None`) an empty one, or no more although the header is of a later version.
+    #[error("the CDIFF to version {expected} is needed, and there is {}", came(*found))]
+    Chain { expected: u32, found: Option<u32> },
     #[error("old version: {0}")]
     Old(#[from] ContainerError),
-    /// The old CVD's header cannot be read.
     #[error("cannot read the old version")]
     ReadOld(#[source] io::Error),
-    /// A CDIFF does not fit.
+    /// A CDIFF does not fit: it is for another database, or for other content of this version.
     #[error("CDIFF to version {version}: {source}")]
-    Apply {
-        /// The version it leads to.
-        version: u32,
-        /// Why not.
-        source: ApplyError,
-    },
-    /// The result is not the file the header was made for.
-    #[error("the result is not the signed file: {0}")]
+    Apply { version: u32, source: ApplyError },
+    /// The CDIFFs claim one version, but the `.info` that they produce is of another.
+    #[error("the CDIFFs are said to lead to version {expected}, but lead to {found}")]
+    Version { expected: u32, found: u32 },
+    #[error("the result is not what was signed: {0}")]
     Mismatch(#[source] VerifyError),
-    /// The scratch file failed.
     #[error("scratch file: {0}")]
     Scratch(#[source] io::Error),
-    /// The output failed.
     #[error("cannot write the new version")]
     Write(#[source] io::Error),
 }
 
-impl Rebuild<'_> {
-    /// Rebuilds; `old` starts at the old CVD's first byte, `new` receives the whole new file.
-    pub fn run(self, mut old: impl Read, new: impl Write) -> Result<Verified<Cvd>, RebuildError> {
-        let header = Header::parse(self.header)?;
-        // Before any work: a header nobody signed can match nothing.
-        verify_header(&header, self.keys).map_err(RebuildError::Mismatch)?;
+fn came(version: Option<u32>) -> String {
+    version.map_or("none".to_owned(), |version| format!("one to {version}"))
+}
 
-        let mut old_header = [0; HEADER_BYTES];
-        old.read_exact(&mut old_header).map_err(RebuildError::ReadOld)?;
-        self.check_chain(Header::parse(&old_header)?.version, header.version)?;
-
-        let mut draft = Draft::new(self.scratch);
-        draft.load(old, self.limits)?;
-        for cdiff in self.patches {
-            if let Cdiff::Patch(patch) = &**cdiff {
-                let version = patch.version;
-                apply(&mut draft, &patch.script, self.limits)
-                    .map_err(|source| RebuildError::Apply { version, source })?;
-            }
-        }
-        self.write(header, &draft, new)
+impl<'a> Rebuild<'a> {
+    /// Takes in a CVD, which must be verified; `old` starts at its first byte.
+    ///
+    /// `scratch` is an empty file, open for reading and writing, that nothing else uses. It takes the inflated members.
+    pub fn new(
+        database: &'a Database,
+        mut old: impl Read,
+        scratch: &'a File,
+        keys: &'a TrustKeys,
+        limits: &'a Limits,
+    ) -> Result<Self, RebuildError> {
+        let mut header = [0; HEADER_BYTES];
+        old.read_exact(&mut header).map_err(RebuildError::ReadOld)?;
+        let version = Header::parse(&header)?.version;
+        let mut draft = Draft::new(scratch);
+        draft.load(old, limits)?;
+        Ok(Self { database, draft, version, keys, limits })
     }
 
-    fn check_chain(&self, old: u32, new: u32) -> Result<(), RebuildError> {
-        let mut version = old;
-        for cdiff in self.patches {
-            let expected = version.saturating_add(1);
-            let found = match &**cdiff {
-                Cdiff::Patch(patch) => Some(patch.version),
-                Cdiff::Empty => None,
-            };
-            if found != Some(expected) {
-                return Err(RebuildError::Chain { expected, found });
-            }
-            version = expected;
-        }
-        if version == new { Ok(()) } else { Err(RebuildError::Chain { expected: version + 1, found: None }) }
+    /// The version reached so far.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
-    fn write(
+    /// Applies the next CDIFF. After an error the rebuild is useless.
+    pub fn apply(mut self, cdiff: &Verified<Cdiff>) -> Result<Self, RebuildError> {
+        let expected = self.version.saturating_add(1);
+        let (version, script) = match &**cdiff {
+            Cdiff::Patch(patch) if patch.version == expected => (patch.version, &patch.script),
+            Cdiff::Patch(patch) => return Err(RebuildError::Chain { expected, found: Some(patch.version) }),
+            Cdiff::Empty => return Err(RebuildError::Chain { expected, found: None }),
+        };
+        apply(&mut self.draft, script, self.limits)
+            .map_err(|source| RebuildError::Apply { version, source })?;
+        self.version = version;
+        Ok(self)
+    }
+
+    /// Proves that the CDIFFs applied lead to this version: the signed list they leave is this version's and this
+    /// database's, and it names every member with its size and SHA-256.
+    ///
+    /// The result is what the version's header says, but for MD5 and signature. After several CDIFFs one check proves
+    /// the whole way from the old version, for a client applies them all before it looks. It does not prove that a
+    /// client may start in between: a version that is itself advertised takes a check when it is reached.
+    pub fn check(&self) -> Result<Verified<Info>, RebuildError> {
+        Ok(self.checked()?.1)
+    }
+
+    fn checked(&self) -> Result<(Content, Verified<Info>), RebuildError> {
+        let (mut members, mut info) = (Vec::new(), Vec::new());
+        let mismatch = RebuildError::Mismatch;
+        for (name, size) in self.draft.members() {
+            let name = name.to_owned();
+            if is_list(&name) {
+                if size > self.limits.max_info_bytes {
+                    let limit = self.limits.max_info_bytes;
+                    return Err(mismatch(ContainerError::MemberTooLarge { name, size, limit }.into()));
+                }
+                info.clear();
+            }
+            let mut sha256 = Sha256::new();
+            self.read(&name, |chunk| {
+                sha256.update(chunk);
+                if is_list(&name) {
+                    info.extend_from_slice(chunk);
+                }
+                Ok(())
+            })?;
+            members.push(Member { name, size, sha256: sha256.finalize().into() });
+        }
+        let content = Content::new(Form::Gzip, members, info).map_err(mismatch)?;
+        let info = verify_content(self.database, &content, self.keys).map_err(mismatch)?;
+        let found = info.header.version;
+        if found == self.version {
+            Ok((content, info))
+        } else {
+            Err(RebuildError::Version { expected: self.version, found })
+        }
+    }
+
+    /// Packs the members behind the header of this version, which carries its signature and cannot be computed.
+    ///
+    /// What is accepted has passed every check that a downloaded CVD passes.
+    pub fn write(
         &self,
-        header: Header,
-        draft: &Draft<'_>,
-        new: impl Write,
+        header: &[u8; HEADER_BYTES],
+        mut new: impl Write,
     ) -> Result<Verified<Cvd>, RebuildError> {
         let mismatch = RebuildError::Mismatch;
-        let info_name = format!("{}.info", self.database);
-        let info = self.read_list(draft, &info_name)?;
-        let list = Info::parse(&info).map_err(|error| mismatch(error.into()))?;
-        check_list(&header, &list, self.keys).map_err(mismatch)?;
+        let parsed = Header::parse(header)?;
+        if parsed.version != self.version {
+            return Err(RebuildError::Chain { expected: self.version.saturating_add(1), found: None });
+        }
+        // First, because it is cheap: without a genuine signature no body can match.
+        verify_header(&parsed, self.keys).map_err(mismatch)?;
+        let (content, info) = self.checked()?;
+        check_header(&parsed, &info).map_err(mismatch)?;
+        let content = sorted(content, &info).map_err(mismatch)?;
 
-        let mut new = new;
-        new.write_all(self.header).map_err(RebuildError::Write)?;
-        let hashing = Hashing::start().map_err(RebuildError::Write)?;
-        let new = Digesting { out: new, feed: hashing.feed(), bytes: HEADER_BYTES as u64 };
+        new.write_all(header).map_err(RebuildError::Write)?;
+        let new = Digesting { out: new, md5: Md5::new(), bytes: HEADER_BYTES as u64 };
         let mut body = BodyWriter::new(new).map_err(RebuildError::Write)?;
-        let mut members = Vec::new();
-        let listed = list.members.iter().map(|listed| listed.name.as_str());
-        for name in [COPYING, &info_name].into_iter().chain(listed) {
-            members.push(copy_member(draft, name, &mut body, &hashing.feed())?);
+        for Member { name, size, .. } in &content.members {
+            body.member(name, *size).map_err(RebuildError::Write)?;
+            self.read(name, |chunk| body.write_all(chunk).map_err(RebuildError::Write))?;
         }
-        if let Some(extra) = draft.names().find(|name| !members.iter().any(|member| member.name == **name)) {
-            return Err(mismatch(VerifyError::Unlisted(extra.to_owned())));
-        }
-        let Digesting { mut out, feed, bytes } = body.finish().map_err(RebuildError::Write)?;
-        drop(feed);
+        let Digesting { mut out, md5, bytes } = body.finish().map_err(RebuildError::Write)?;
         out.flush().map_err(RebuildError::Write)?;
-        let digests = hashing.finish().map_err(RebuildError::Write)?;
-        for (member, sha256) in members.iter_mut().zip(digests.members) {
-            member.sha256 = sha256;
+        let md5 = md5.finalize().into();
+        Verified::rebuilt(self.database, parsed, content, (md5, bytes), self.keys).map_err(mismatch)
+    }
+
+    /// Writes the members as a CLD, as freshclam does: a raw tar behind the header that `.info` carries.
+    ///
+    /// One version has one CLD, whatever way led to it. It is under no signature but `.info`'s, which is checked here.
+    pub fn write_cld(&self, mut new: impl Write) -> Result<Verified<Cvd>, RebuildError> {
+        let mismatch = RebuildError::Mismatch;
+        let (content, info) = self.checked()?;
+        let mut content = sorted(content, &info).map_err(mismatch)?;
+        content.form = Form::Tar;
+        let header = info.header.to_bytes().ok_or(HeaderError::Long)?;
+        new.write_all(&header).map_err(RebuildError::Write)?;
+        let mut body = BodyWriter::raw(new);
+        for Member { name, size, .. } in &content.members {
+            body.member(name, *size).map_err(RebuildError::Write)?;
+            self.read(name, |chunk| body.write_all(chunk).map_err(RebuildError::Write))?;
         }
-        let content = Content { form: Form::Gzip, members, info_name, info };
-        judge(self.database, header, Some(digests.md5), content, bytes, self.keys).map_err(mismatch)
+        let mut out = body.finish().map_err(RebuildError::Write)?;
+        out.flush().map_err(RebuildError::Write)?;
+        Ok(Verified::patched(self.database, content, &info))
     }
 
-    fn read_list(&self, draft: &Draft<'_>, name: &str) -> Result<Vec<u8>, RebuildError> {
-        let reader = draft.read(name).ok_or(RebuildError::Mismatch(VerifyError::NoInfo))?;
-        let mut bytes = Vec::new();
-        reader.take(self.limits.max_info_bytes).read_to_end(&mut bytes).map_err(RebuildError::Scratch)?;
-        Ok(bytes)
-    }
-}
-
-/// Writes a member and has it digested.
-fn copy_member(
-    draft: &Draft<'_>,
-    name: &str,
-    body: &mut BodyWriter<impl Write>,
-    feed: &Feed,
-) -> Result<Member, RebuildError> {
-    let missing = || RebuildError::Mismatch(VerifyError::Missing(name.to_owned()));
-    let size = draft.size(name).ok_or_else(missing)?;
-    let mut reader = draft.read(name).ok_or_else(missing)?;
-    let mut chunk = vec![0; CHUNK_BYTES];
-    body.member(name, size).map_err(RebuildError::Write)?;
-    loop {
-        match reader.read(&mut chunk).map_err(RebuildError::Scratch)? {
-            0 => break,
-            got => {
-                feed.member(&chunk[..got]);
-                body.write_all(&chunk[..got]).map_err(RebuildError::Write)?;
+    /// Hands a member's content on, chunk by chunk.
+    fn read(
+        &self,
+        name: &str,
+        mut each: impl FnMut(&[u8]) -> Result<(), RebuildError>,
+    ) -> Result<(), RebuildError> {
+        let Some(mut reader) = self.draft.read(name) else { return Ok(()) };
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match reader.read(&mut chunk).map_err(RebuildError::Scratch)? {
+                0 => return Ok(()),
+                got => each(&chunk[..got])?,
             }
         }
     }
-    feed.end_member();
-    Ok(Member { name: name.to_owned(), size, sha256: [0; 32] })
 }
 
-/// A writer that has what passes digested.
+/// Reads back a CLD that lies under the name of this version: it has no signature as a whole, so that it counts only as
+/// far as each member of it is on the list that Talos signed.
+pub fn check_cld(
+    name: &FileName,
+    cld: impl Read,
+    keys: &TrustKeys,
+    limits: &Limits,
+) -> Result<Verified<Cvd>, RebuildError> {
+    let cld = verify_cld(&name.database, cld, keys, limits).map_err(RebuildError::Mismatch)?;
+    let (expected, found) = (name.version, cld.header.version);
+    if found == expected { Ok(cld) } else { Err(RebuildError::Version { expected, found }) }
+}
+
+/// Sorts the members as sigtool packs them.
+fn sorted(mut content: Content, info: &Info) -> Result<Content, VerifyError> {
+    content.members.sort_by_cached_key(|member| match member.name.as_str() {
+        COPYING => 0,
+        name if is_list(name) => 1,
+        name => 2 + info.members.iter().take_while(|listed| listed.name != name).count(),
+    });
+    match content.members.first() {
+        Some(first) if first.name == COPYING => Ok(content),
+        _ => Err(VerifyError::Missing(COPYING.to_owned())),
+    }
+}
+
+/// A writer that digests what passes through.
 struct Digesting<W> {
     out: W,
-    feed: Feed,
+    md5: Md5,
     bytes: u64,
 }
 
 impl<W: Write> Write for Digesting<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.out.write(bytes)?;
-        self.feed.file(&bytes[..count]);
+        self.md5.update(&bytes[..count]);
         self.bytes += count as u64;
         Ok(count)
     }

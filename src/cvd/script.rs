@@ -1,7 +1,7 @@
 //! The language of CDIFF scripts.
 //!
 //! Guarantees that a script that passes `check` is whole and unambiguous by itself: every line is a command, every file
-//! opened is closed. Whether its edits fit a database, only applying it tells. Stricter than ClamAV where ClamAV loses
+//! opened is closed. Only applying it shows whether its edits fit a database. Stricter than ClamAV where ClamAV loses
 //! data or dies: see `ScriptError`.
 use super::{container::is_member_name, header::number, limits::Limits};
 
@@ -53,31 +53,22 @@ pub enum Command<'a> {
 
 /// Why a script is refused; lines count from 1.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum ScriptError {
     /// The last line has no newline; such a DEL aborts the ClamAV process.
     #[error("last line has no newline")]
     NoFinalNewline,
-    /// A blank line.
     #[error("line {0} is blank")]
     Blank(u64),
-    /// A line that ends in CR LF.
     #[error("line {0} ends in CR LF")]
     CarriageReturn(u64),
-    /// No command of that name.
     #[error("line {0} is no known command")]
     Unknown(u64),
-    /// A command with arguments missing, malformed or left over.
     #[error("line {line}: wrong arguments of {command}")]
-    Arguments {
-        /// The line.
-        line: u64,
-        /// The command.
-        command: &'static str,
-    },
+    Arguments { line: u64, command: &'static str },
     /// A member name with a path or with characters no database file has.
     #[error("line {0} names no proper member")]
     Name(u64),
-    /// An edit while no member is open.
     #[error("line {0} edits, but no member is open")]
     NotOpen(u64),
     /// `OPEN`, `MOVE` or `UNLINK` while a member is open.
@@ -89,10 +80,8 @@ pub enum ScriptError {
     /// A MOVE that does not span at least two lines; ClamAV refuses it too.
     #[error("line {0} moves no range: its end must come after its start")]
     EmptyRange(u64),
-    /// More lines than the limit.
     #[error("script has more than {0} lines")]
     TooManyLines(u64),
-    /// A line longer than the limit.
     #[error("line {0} is too long")]
     LineTooLong(u64),
 }
@@ -169,25 +158,25 @@ fn parse_line(line: u64, text: &[u8]) -> Result<Command<'_>, ScriptError> {
         return Ok(Command::Comment);
     }
     let (word, rest) = split(text);
-    let of = |command| Arguments { line, command, rest };
+    let arguments_of = |command| Arguments { line, command, rest };
     Ok(match word {
-        b"OPEN" => Command::Open(of("OPEN").last_name()?),
-        b"ADD" => Command::Add(of("ADD").remainder()?),
+        b"OPEN" => Command::Open(arguments_of("OPEN").last_name()?),
+        b"ADD" => Command::Add(arguments_of("ADD").remainder()?),
         b"DEL" => {
-            let mut arguments = of("DEL");
+            let mut arguments = arguments_of("DEL");
             Command::Delete { line: arguments.number()?, prefix: arguments.word()? }
         }
         b"XCHG" => {
-            let mut arguments = of("XCHG");
+            let mut arguments = arguments_of("XCHG");
             let (line, prefix) = (arguments.number()?, arguments.word()?);
             Command::Exchange { line, prefix, new: arguments.remainder()? }
         }
         b"CLOSE" => {
-            of("CLOSE").end()?;
+            arguments_of("CLOSE").end()?;
             Command::Close
         }
-        b"MOVE" => of("MOVE").range()?,
-        b"UNLINK" => Command::Unlink(of("UNLINK").last_name()?),
+        b"MOVE" => arguments_of("MOVE").range()?,
+        b"UNLINK" => Command::Unlink(arguments_of("UNLINK").last_name()?),
         _ => return Err(ScriptError::Unknown(line)),
     })
 }

@@ -1,7 +1,7 @@
 //! A `.sign` file: a detached PKCS#7 signature over a whole CVD or CDIFF, for ClamAV 1.5 and later.
 //!
 //! Guarantees that a parsed one is safe to hand to a client: several malformed kinds abort the client's process or cost
-//! it a full download. Whether it verifies is another question, which needs certificates.
+//! it a full download. `sign_verify` checks the signatures.
 use super::header;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -27,17 +27,14 @@ pub struct Signature {
 
 /// Why bytes are no well-formed sign file.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum SignFileError {
-    /// Not text, or with control characters.
     #[error("sign file is not ASCII text with newlines")]
     NotText,
-    /// Line 1 is not `#clamsign-1.0`.
     #[error("sign file does not start with #clamsign-1.0")]
     Magic,
-    /// No signature line.
     #[error("sign file holds no signature")]
     NoSignature,
-    /// A line that is not `<minfl>:<maxfl>:pkcs7-pem:<base64>`.
     #[error("sign file line {0} is not <minfl>:<maxfl>:pkcs7-pem:<base64>")]
     Line(usize),
     /// The signature is no DER sequence of the length it says.
@@ -48,7 +45,7 @@ pub enum SignFileError {
 impl SignFile {
     /// Parses a whole sign file.
     pub fn parse(bytes: &[u8]) -> Result<Self, SignFileError> {
-        // No carriage returns either: not every reader takes them for part of a newline.
+        // No carriage returns: readers differ on whether they belong to a newline.
         let is_text = bytes.iter().all(|&b| b == b'\n' || (0x20..0x7f).contains(&b));
         let text = std::str::from_utf8(bytes).ok().filter(|_| is_text).ok_or(SignFileError::NotText)?;
         let mut lines = (1..).zip(text.lines());

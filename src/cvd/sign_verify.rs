@@ -1,7 +1,7 @@
-//! Verifies a sign file against the file it signs and the certificates an operator trusts.
+//! Verifies a sign file with the file it signs, and its signers with the certificates an operator trusts.
 //!
-//! Guarantees that what passes, passes ClamAV's `PKCS7_verify` too: every signer's digest and signature hold, and every
-//! signer's chain is trusted. Stricter where ClamAV's signer never goes: signed attributes are required, so that a
+//! Guarantees that what passes both, passes ClamAV's `PKCS7_verify` too: every signer's digest and signature hold, and
+//! every signer's chain is trusted. Stricter where ClamAV's signer never goes: signed attributes are required, so that a
 //! large file need not be held in memory to check a signature over it.
 use super::{
     chain::{self, Anchors, ChainError, Hash},
@@ -18,59 +18,70 @@ use der::{
     oid::db::{rfc5911, rfc5912},
 };
 use sha2::{Digest, Sha256, Sha384, Sha512};
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    rc::Rc,
+};
 
-/// Why a sign file does not vouch for a file.
+/// Why a sign file does not verify with a file, or is not trusted.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum SignError {
     /// Not well-formed, so not safe to serve at all.
     #[error("{0}")]
     Malformed(#[from] SignFileError),
-    /// The PKCS#7 structure cannot be read.
     #[error("PKCS#7: {0}")]
     Structure(#[from] der::Error),
-    /// Not a detached signature.
     #[error("PKCS#7 holds no detached signature")]
     NotDetached,
-    /// Nobody signed.
-    #[error("nobody signed")]
+    #[error("there is no signer")]
     NoSigner,
-    /// The signer's certificate does not come along.
     #[error("the signer's certificate is not in the sign file")]
     NoCertificate,
-    /// An algorithm or a kind of signature that is not supported.
     #[error("not supported: {0}")]
     Unsupported(&'static str),
     /// Signed attributes that are missing or contradict.
     #[error("signed attributes are missing or wrong")]
     Attributes,
-    /// It was made for another file.
+    /// It was made for another file, such as another version.
     #[error("signed digest is not the file's")]
     Digest,
-    /// The signature does not hold.
     #[error("signature does not verify")]
     Signature,
-    /// The signer is not trusted.
     #[error("signer is not trusted: {0}")]
     Chain(#[from] ChainError),
-    /// The signed file could not be read.
     #[error("cannot read the signed file")]
     Read(#[source] io::Error),
 }
 
-/// Checks everything; `signed` is the whole signed file, CVD header included; `now_s` is the time, epoch seconds.
-pub(super) fn check(
-    sign: &SignFile,
-    signed: impl Read,
-    anchors: &Anchors,
-    now_s: u64,
-) -> Result<(), SignError> {
-    // Which signature a client uses depends on its level; a file that is good for some alone is not good.
-    let digests = Digests::of(signed).map_err(SignError::Read)?;
-    sign.signatures.iter().try_for_each(|signature| check_pkcs7(&signature.pkcs7, &digests, anchors, now_s))
+/// A signer whose signature holds, and the certificates that came along.
+struct Signer {
+    certificate: Certificate,
+    bundle: Rc<[Certificate]>,
 }
 
-fn check_pkcs7(pkcs7: &[u8], digests: &Digests, anchors: &Anchors, now_s: u64) -> Result<(), SignError> {
+/// All signers, each with a valid signature.
+pub(super) struct Signers(Vec<Signer>);
+
+impl Signers {
+    /// Checks that every signer leads to a trusted certificate at `now_s`, epoch seconds.
+    pub(super) fn check_chains(&self, anchors: &Anchors, now_s: u64) -> Result<(), ChainError> {
+        self.0.iter().try_for_each(|signer| anchors.check(&signer.certificate, &signer.bundle, now_s))
+    }
+}
+
+/// Checks digests and signatures, not certificates; `signed` is the whole signed file with its CVD header.
+pub(super) fn check_signed(sign: &SignFile, signed: impl Read) -> Result<Signers, SignError> {
+    let digests = Digests::new(signed).map_err(SignError::Read)?;
+    let mut signers = Vec::new();
+    // A client's level selects the signature that it uses, so all must be valid.
+    for signature in &sign.signatures {
+        check_pkcs7(&signature.pkcs7, &digests, &mut signers)?;
+    }
+    Ok(Signers(signers))
+}
+
+fn check_pkcs7(pkcs7: &[u8], digests: &Digests, signers: &mut Vec<Signer>) -> Result<(), SignError> {
     let outer = ContentInfo::from_der(pkcs7)?;
     if outer.content_type != rfc5911::ID_SIGNED_DATA {
         return Err(SignError::NotDetached);
@@ -80,7 +91,7 @@ fn check_pkcs7(pkcs7: &[u8], digests: &Digests, anchors: &Anchors, now_s: u64) -
     {
         return Err(SignError::NotDetached);
     }
-    let bundle: Vec<Certificate> = data
+    let bundle: Rc<[Certificate]> = data
         .certificates
         .iter()
         .flat_map(|set| set.0.iter())
@@ -89,20 +100,22 @@ fn check_pkcs7(pkcs7: &[u8], digests: &Digests, anchors: &Anchors, now_s: u64) -
             CertificateChoices::Other(_) => None,
         })
         .collect();
-    let signers = data.signer_infos.0.as_slice();
-    if signers.is_empty() {
+    if data.signer_infos.0.is_empty() {
         return Err(SignError::NoSigner);
     }
-    signers.iter().try_for_each(|signer| check_signer(signer, &bundle, digests, anchors, now_s))
+    for signer in data.signer_infos.0.iter() {
+        let certificate = check_signer(signer, &bundle, digests)?.clone();
+        signers.push(Signer { certificate, bundle: Rc::clone(&bundle) });
+    }
+    Ok(())
 }
 
-fn check_signer(
+/// Checks one signer's digest and signature, and returns its certificate.
+fn check_signer<'b>(
     signer: &SignerInfo,
-    bundle: &[Certificate],
+    bundle: &'b [Certificate],
     digests: &Digests,
-    anchors: &Anchors,
-    now_s: u64,
-) -> Result<(), SignError> {
+) -> Result<&'b Certificate, SignError> {
     let SignerIdentifier::IssuerAndSerialNumber(wanted) = &signer.sid else {
         return Err(SignError::Unsupported("a signer named by key identifier"));
     };
@@ -111,9 +124,9 @@ fn check_signer(
         *tbs.issuer() == wanted.issuer && *tbs.serial_number() == wanted.serial_number
     };
     let certificate = bundle.iter().find(is_wanted).ok_or(SignError::NoCertificate)?;
-    let hash = Hash::of_digest(&signer.digest_alg).ok_or(SignError::Unsupported("the digest algorithm"))?;
+    let hash = Hash::from_digest(&signer.digest_alg).ok_or(SignError::Unsupported("the digest algorithm"))?;
     let bare = [rfc5912::RSA_ENCRYPTION, rfc5912::ID_EC_PUBLIC_KEY].contains(&signer.signature_algorithm.oid);
-    if !bare && Hash::of_signature(&signer.signature_algorithm) != Some(hash) {
+    if !bare && Hash::from_signature(&signer.signature_algorithm) != Some(hash) {
         return Err(SignError::Unsupported("the signature algorithm"));
     }
 
@@ -142,7 +155,7 @@ fn check_signer(
     if !chain::verify(key, hash, &message, signer.signature.as_bytes()) {
         return Err(SignError::Signature);
     }
-    Ok(anchors.check(certificate, bundle, now_s)?)
+    Ok(certificate)
 }
 
 /// The file's digests by every hash a signer may have used.
@@ -153,7 +166,7 @@ struct Digests {
 }
 
 impl Digests {
-    fn of(mut file: impl Read) -> io::Result<Self> {
+    fn new(mut file: impl Read) -> io::Result<Self> {
         let (mut sha256, mut sha384, mut sha512) = (Sha256::new(), Sha384::new(), Sha512::new());
         let mut buffer = vec![0; 64 << 10];
         loop {

@@ -1,13 +1,13 @@
 //! ClamAV's own signatures: the legacy RSA one in a CVD's header, and the PSS one of CDIFFs and `.info` members.
 //!
-//! Guarantees only what the mathematics say about bytes and a public key; whose key it is, `TrustKeys` says.
+//! A signature has exactly one valid text. `TrustKeys` says which key signs what.
 use md5::Digest as _;
 use num_bigint::BigUint;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-/// A signature of a 2048-bit key has 342 or 343 characters; anything far past that is refused unread.
-const MAX_TEXT: usize = 350;
+/// The digits of the largest key's largest number (2048 bits); longer texts are refused unread.
+const MAX_DIGITS: usize = 342;
 const EM_BYTES: usize = 256;
 const HASH_BYTES: usize = 32;
 const SALT_BYTES: usize = 32;
@@ -44,14 +44,16 @@ pub struct TrustKeys {
 
 /// Why a signature does not hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum SignatureError {
     /// A character outside the alphabet, no character, or more than any key's signature has.
     #[error("signature text is not in ClamAV's alphabet or has a wrong length")]
     Text,
-    /// The number is not below the key's modulus.
+    /// The last digit, which is the highest, is a zero: the same number has a shorter text, which is the genuine one.
+    #[error("signature text ends in a superfluous zero digit")]
+    ZeroDigit,
     #[error("signature is not below the key's modulus")]
     Range,
-    /// It does not verify.
     #[error("signature does not verify")]
     Mismatch,
 }
@@ -70,7 +72,7 @@ impl PublicKey {
         Self::checked(BigUint::from_bytes_be(n), BigUint::from_bytes_be(e))
     }
 
-    /// The modulus.
+    /// The modulus, which every signature is below.
     pub fn n(&self) -> &BigUint {
         &self.n
     }
@@ -85,7 +87,7 @@ impl PublicKey {
         Ok(Self { n, e })
     }
 
-    /// Undoes the RSA operation of a signature text.
+    /// Raises a signature to the public exponent, which gives the signed number.
     fn open(&self, text: &str) -> Result<BigUint, SignatureError> {
         let value = decode(text)?;
         if value >= self.n { Err(SignatureError::Range) } else { Ok(value.modpow(&self.e, &self.n)) }
@@ -122,9 +124,14 @@ impl PublicKey {
     }
 }
 
-/// Decodes a signature's text: little-endian base 64 over `a-z A-Z 0-9 + /`, no padding.
+/// Decodes a signature's text: a number in base 64, lowest digit first, over `a-z A-Z 0-9 + /`.
+///
+/// ClamAV takes any number of zero digits (`a`) at the end; sigtool writes none, so such a text is not the signer's.
 pub fn decode(text: &str) -> Result<BigUint, SignatureError> {
-    if text.is_empty() || text.len() > MAX_TEXT {
+    if text.ends_with('a') {
+        return Err(SignatureError::ZeroDigit);
+    }
+    if text.is_empty() || text.len() > MAX_DIGITS {
         return Err(SignatureError::Text);
     }
     let digits: Option<Vec<u8>> = text

@@ -1,12 +1,12 @@
 //! The TXT records that advertise versions: `current.cvd.<zone>` of the official databases, `<db>.cvd.<zone>` of others.
 //!
-//! As tolerant as freshclam about fields it does not need, but every field is typed: what is no number is absent.
+//! As tolerant as freshclam about fields it does not need: a field that is no number counts as absent.
 use super::name::Database;
 use std::fmt;
 
 /// freshclam reads replies of at most 512 bytes, and of those the first string.
 const MAX_BYTES: usize = 255;
-/// What is printed of a record then fits too, whatever its numbers.
+/// A record of this length still fits when it is printed, whatever its numbers.
 const MAX_ENGINE_BYTES: usize = 64;
 /// The fields of `current.cvd.<zone>` that hold a database's version (`libfreshclam/libfreshclam.c`).
 const VERSION_FIELDS: [(&str, usize); 4] = [("main", 1), ("daily", 2), ("safebrowsing", 6), ("bytecode", 7)];
@@ -16,9 +16,9 @@ const VERSION_FIELDS: [(&str, usize); 4] = [("main", 1), ("daily", 2), ("safebro
 pub struct CurrentRecord {
     /// Field 0, the recommended ClamAV version, as text.
     pub engine: String,
-    /// Field 1.
+    /// Field 1, main's version.
     pub main: Option<u32>,
-    /// Field 2.
+    /// Field 2, daily's version.
     pub daily: Option<u32>,
     /// Field 3, when the record was made, epoch seconds.
     pub time_s: Option<u64>,
@@ -28,7 +28,7 @@ pub struct CurrentRecord {
     pub functionality_level: Option<u32>,
     /// Field 6, a database that is no longer made.
     pub safebrowsing: Option<u32>,
-    /// Field 7.
+    /// Field 7, bytecode's version.
     pub bytecode: Option<u32>,
 }
 
@@ -49,7 +49,12 @@ pub struct TxtError(String);
 impl CurrentRecord {
     /// Says whether a database has a field in this record.
     pub fn has_field(database: &Database) -> bool {
-        VERSION_FIELDS.iter().any(|(name, _)| *name == database.as_str())
+        Self::field_of(database).is_some()
+    }
+
+    /// The field that has its version.
+    pub fn field_of(database: &Database) -> Option<usize> {
+        VERSION_FIELDS.iter().find(|(name, _)| *name == database.as_str()).map(|(_, field)| *field)
     }
 
     /// Parses a record; an unknown field is absent, but one that names no version at all is an error.

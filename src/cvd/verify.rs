@@ -1,26 +1,24 @@
-//! Where bytes become facts one may publish: the only maker of `Verified`.
+//! Verification: the only place that makes a `Verified`, which publishing needs.
 //!
 //! Guarantees for a verified CVD: legacy signature, `.info` signature, and that header, `.info` and members agree in
 //! both directions, so no byte of it is outside a signature. Does not say that a version is new, or the newest.
 use super::{
-    cdiff::{Cdiff, CdiffError, Patch},
+    cdiff::{Cdiff, Patch},
     chain::Anchors,
-    container::{ContainerError, Form},
-    header::{Header, HeaderError},
-    info::{Info, InfoError},
+    container::{BLOCK_BYTES, Form},
+    error::VerifyError,
+    header::{HEADER_BYTES, Header},
+    info::{Info, Member},
     limits::Limits,
     name::{Database, FileKind, FileName},
-    pass::{Content, Pass},
+    pass::{Content, Opened, read_bounded},
     sign_file::SignFile,
     sign_verify::{self, SignError},
-    signature::{SignatureError, TrustKeys},
+    signature::TrustKeys,
 };
-use std::{
-    io::{self, Read},
-    ops::Deref,
-};
+use std::{io::Read, ops::Deref};
 
-/// Something the verifier has checked; it cannot be made elsewhere.
+/// A value that was verified; only this module can make one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified<T>(T);
 
@@ -32,7 +30,7 @@ impl<T> Deref for Verified<T> {
 }
 
 impl<T> Verified<T> {
-    /// Takes the value out; it is then no longer known to be verified.
+    /// Takes the value out.
     pub fn into_inner(self) -> T {
         self.0
     }
@@ -41,9 +39,9 @@ impl<T> Verified<T> {
 /// What was found in a CVD or CLD.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cvd {
-    /// Which database it is.
+    /// The database, as its `.info` member is named.
     pub database: Database,
-    /// Its header.
+    /// The header; of a CVD every field of it is signed, here or in `.info`.
     pub header: Header,
     /// How its body is stored.
     pub form: Form,
@@ -54,117 +52,85 @@ pub struct Cvd {
 }
 
 impl Cvd {
-    /// The name that these bytes, and no others, have.
+    /// The one name that these bytes have.
     pub fn name(&self) -> FileName {
         FileName::new(&self.database, self.header.version, FileKind::Cvd)
     }
 }
 
-/// A member of a CVD.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// Its name.
-    pub name: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// The SHA-256 of its content.
-    pub sha256: [u8; 32],
+/// A CVD whose header was read and whose body is still to come.
+///
+/// The header alone gives a CVD's version. So a caller can learn it before the body is read and written, and every byte is
+/// read once.
+pub struct CvdVerifier<R>(Opened<R>);
+
+impl<R: Read> CvdVerifier<R> {
+    /// Reads the header, exactly 512 bytes, and nothing more.
+    pub fn new(reader: R, limits: &Limits) -> Result<Self, VerifyError> {
+        let opened = Opened::new(reader, limits)?;
+        if opened.header.version == 0 { Err(VerifyError::VersionZero) } else { Ok(Self(opened)) }
+    }
+
+    /// What the header says; nothing of it is verified yet.
+    pub fn header(&self) -> &Header {
+        &self.0.header
+    }
+
+    /// Reads the body to the end of the file and verifies everything.
+    pub fn verify(self, database: &Database, keys: &TrustKeys) -> Result<Verified<Cvd>, VerifyError> {
+        self.finish(database, Outer::Signed, keys)
+    }
+
+    fn finish(
+        self,
+        database: &Database,
+        outer: Outer,
+        keys: &TrustKeys,
+    ) -> Result<Verified<Cvd>, VerifyError> {
+        let pass = self.0.read()?;
+        if outer == Outer::Signed {
+            check_signature(&pass.header, pass.md5, keys)?;
+        }
+        let content = pass.content?;
+        let info = verify_content(database, &content, keys)?;
+        check_header(&pass.header, &info)?;
+        Ok(Verified::from_parts(database, pass.header, content, pass.bytes))
+    }
 }
 
-/// Which rule a file breaks.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// The bytes could not be read.
-    #[error("cannot read the file")]
-    Read(#[source] io::Error),
-    /// The name is of another kind than the check.
-    #[error("{0} is not the name of such a file")]
-    Kind(FileName),
-    /// More bytes than the limit.
-    #[error("larger than the limit of {0} bytes")]
-    TooLarge(u64),
-    /// Not a proper header.
-    #[error("header: {0}")]
-    Header(#[from] HeaderError),
-    /// Another version than the name says.
-    #[error("named version {expected}, but its header says {found}")]
-    Version {
-        /// The name's.
-        expected: u32,
-        /// The file's.
-        found: u32,
-    },
-    /// A version 0, which no name can have.
-    #[error("header says version 0")]
-    VersionZero,
-    /// Another database than the name says.
-    #[error("named as database {expected}, but holds {found}")]
-    Database {
-        /// The name's.
-        expected: Database,
-        /// The file's.
-        found: Database,
-    },
-    /// The header has no MD5.
-    #[error("header has no MD5 of the body")]
-    NoMd5,
-    /// The body is not the one the header was made for.
-    #[error("MD5 of the body is not the header's: truncated or altered")]
-    Md5,
-    /// The header has no signature.
-    #[error("header has no signature")]
-    NoSignature,
-    /// The header's signature does not hold.
-    #[error("signature in the header: {0}")]
-    Signature(#[source] SignatureError),
-    /// The body cannot be read as members.
-    #[error("body: {0}")]
-    Container(#[from] ContainerError),
-    /// No `.info` member.
-    #[error("no <database>.info member")]
-    NoInfo,
-    /// Two `.info` members.
-    #[error("a second .info member: {0}")]
-    SecondInfo(String),
-    /// The `.info` member is no list.
-    #[error("{0}")]
-    Info(#[from] InfoError),
-    /// The `.info` member's signature does not hold.
-    #[error("signature of the .info member: {0}")]
-    InfoSignature(#[source] SignatureError),
-    /// The header is not the one that `.info` carries.
-    #[error("header and line 1 of .info differ: {header:?} and {info:?}")]
-    HeaderDiffers {
-        /// The header, without MD5 and signature.
-        header: String,
-        /// Line 1 of `.info`.
-        info: String,
-    },
-    /// A member that `.info` does not list.
-    #[error("member {0} is not listed in .info")]
-    Unlisted(String),
-    /// A listed member that is not there. No ClamAV notices this.
-    #[error("member {0} is listed in .info but missing")]
-    Missing(String),
-    /// A member of another size than listed.
-    #[error("member {name} has {found} bytes, .info says {listed}")]
-    Size {
-        /// The member.
-        name: String,
-        /// What `.info` says.
-        listed: u64,
-        /// What is there.
-        found: u64,
-    },
-    /// A member with other content than listed.
-    #[error("SHA-256 of member {0} is not the one in .info")]
-    Sha256(String),
-    /// Not a proper sign file, or not for this file, or not by a trusted signer.
-    #[error("{0}")]
-    Sign(#[from] SignError),
-    /// Not a proper or genuine CDIFF.
-    #[error("{0}")]
-    Cdiff(#[from] CdiffError),
+/// Whether the header must carry a signature of the body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outer {
+    Signed,
+    Unsigned,
+}
+
+impl Verified<Cvd> {
+    fn from_parts(database: &Database, header: Header, content: Content, bytes: u64) -> Self {
+        let Content { form, members, .. } = content;
+        Self(Cvd { database: database.clone(), header, form, members, bytes })
+    }
+
+    /// A CVD that was built here from content that `verify_content` has passed and a header that fits it; its MD5 still has to
+    /// show that the body is the signed one.
+    pub(super) fn rebuilt(
+        database: &Database,
+        header: Header,
+        content: Content,
+        (md5, bytes): ([u8; 16], u64),
+        keys: &TrustKeys,
+    ) -> Result<Self, VerifyError> {
+        check_signature(&header, md5, keys)?;
+        Ok(Self::from_parts(database, header, content, bytes))
+    }
+
+    /// A CLD that was put together here, of content that `verify_content` has passed with this list.
+    pub(super) fn patched(database: &Database, content: Content, info: &Verified<Info>) -> Self {
+        let block = BLOCK_BYTES as u64;
+        let tar = content.members.iter().map(|member| block + member.size.next_multiple_of(block));
+        let bytes = HEADER_BYTES as u64 + tar.sum::<u64>();
+        Self::from_parts(database, info.header.clone(), content, bytes)
+    }
 }
 
 /// Verifies a CVD under the name it has, in one pass.
@@ -177,17 +143,12 @@ pub fn verify_cvd(
     if name.kind != FileKind::Cvd {
         return Err(VerifyError::Kind(name.clone()));
     }
-    verify_body(&name.database, Some(name.version), Outer::Signed, reader, keys, limits)
-}
-
-/// Verifies a CVD of a database whose version its header tells, in one pass; its name is then [`Cvd::name`].
-pub fn verify_cvd_any(
-    database: &Database,
-    reader: impl Read,
-    keys: &TrustKeys,
-    limits: &Limits,
-) -> Result<Verified<Cvd>, VerifyError> {
-    verify_body(database, None, Outer::Signed, reader, keys, limits)
+    let verifier = CvdVerifier::new(reader, limits)?;
+    let found = verifier.header().version;
+    if found != name.version {
+        return Err(VerifyError::Version { expected: name.version, found });
+    }
+    verifier.verify(&name.database, keys)
 }
 
 /// Verifies a CLD, which has no signature but its `.info` member's.
@@ -199,10 +160,12 @@ pub fn verify_cld(
     keys: &TrustKeys,
     limits: &Limits,
 ) -> Result<Verified<Cvd>, VerifyError> {
-    verify_body(database, None, Outer::Unsigned, reader, keys, limits)
+    CvdVerifier::new(reader, limits)?.finish(database, Outer::Unsigned, keys)
 }
 
 /// Verifies a CDIFF under the name it has. Holds it in memory, within the limits.
+///
+/// A CDIFF does not say for which database it is; only [`Rebuild`](super::Rebuild) finds out.
 pub fn verify_cdiff(
     name: &FileName,
     reader: impl Read,
@@ -222,74 +185,38 @@ pub fn verify_cdiff(
     }
 }
 
-/// Verifies a sign file against the file it signs, at `now_s` (epoch seconds).
+/// Verifies a sign file with the file it signs: its digest is the file's, and the signers whose certificates it carries
+/// signed that. With `anchors`, each signer must also lead to one of them at `now_s` (epoch seconds).
+///
+/// Without anchors anybody may be the signer, but the signature is of this very file.
 pub fn verify_sign(
     sign: impl Read,
     signed: impl Read,
-    anchors: &Anchors,
+    anchors: Option<&Anchors>,
     now_s: u64,
     limits: &Limits,
 ) -> Result<Verified<SignFile>, VerifyError> {
     let sign = parse_sign(sign, limits)?;
-    sign_verify::check(&sign, signed, anchors, now_s)?;
+    let signers = sign_verify::check_signed(&sign, signed)?;
+    if let Some(anchors) = anchors {
+        signers.check_chains(anchors, now_s).map_err(SignError::from)?;
+    }
     Ok(Verified(sign))
 }
 
-/// Reads a sign file and checks that it is well-formed, which needs no certificates.
+/// Reads a sign file and checks that it is well-formed, which needs neither certificates nor the signed file.
 pub fn parse_sign(sign: impl Read, limits: &Limits) -> Result<SignFile, VerifyError> {
     let bytes = read_bounded(sign, limits.max_sign_bytes)?;
     Ok(SignFile::parse(&bytes).map_err(SignError::from)?)
 }
 
-/// Reads a small file whole.
-pub(super) fn read_bounded(reader: impl Read, limit: u64) -> Result<Vec<u8>, VerifyError> {
-    let mut bytes = Vec::new();
-    reader.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(VerifyError::Read)?;
-    if bytes.len() as u64 > limit { Err(VerifyError::TooLarge(limit)) } else { Ok(bytes) }
-}
-
-/// Whether the header must carry a signature of the body.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outer {
-    Signed,
-    Unsigned,
-}
-
-fn verify_body(
-    database: &Database,
-    version: Option<u32>,
-    outer: Outer,
-    reader: impl Read,
-    keys: &TrustKeys,
-    limits: &Limits,
-) -> Result<Verified<Cvd>, VerifyError> {
-    let Pass { header, md5, bytes, content } = Pass::over(reader, limits, |header| match version {
-        Some(expected) if expected != header.version => {
-            Err(VerifyError::Version { expected, found: header.version })
-        }
-        _ if header.version == 0 => Err(VerifyError::VersionZero),
-        _ => Ok(()),
-    })?;
-    let md5 = (outer == Outer::Signed).then_some(md5);
-    check_signature(&header, md5, keys)?;
-    judge(database, header, md5, content?, bytes, keys)
-}
-
-/// Checks what a CVD's header alone can show: that its MD5 was signed. Its other fields are under no signature here.
-///
-/// # Errors
-/// See [`VerifyError`].
+/// Checks that a CVD's header has a signed MD5. Its other fields are not covered by that signature.
 pub fn verify_header(header: &Header, keys: &TrustKeys) -> Result<(), VerifyError> {
-    check_signature(header, Some(header.md5.ok_or(VerifyError::NoMd5)?), keys)
+    check_signature(header, header.md5.ok_or(VerifyError::NoMd5)?, keys)
 }
 
-/// Checks the header's MD5 and legacy signature against the body's MD5; a CLD has neither.
-pub(super) fn check_signature(
-    header: &Header,
-    md5: Option<[u8; 16]>,
-    keys: &TrustKeys,
-) -> Result<(), VerifyError> {
-    let Some(md5) = md5 else { return Ok(()) };
+/// Checks a header's MD5 and legacy signature against the body's MD5.
+pub(super) fn check_signature(header: &Header, md5: [u8; 16], keys: &TrustKeys) -> Result<(), VerifyError> {
     if header.md5.ok_or(VerifyError::NoMd5)? != md5 {
         return Err(VerifyError::Md5);
     }
@@ -297,33 +224,29 @@ pub(super) fn check_signature(
     keys.legacy.verify_legacy(&md5, dsig).map_err(VerifyError::Signature)
 }
 
-/// Checks everything there is to check about a CVD that was read whole; `md5` is none for a CLD.
-pub(super) fn judge(
+/// Checks that the members are those of this database that its signed `.info` lists.
+pub(super) fn verify_content(
     database: &Database,
-    header: Header,
-    md5: Option<[u8; 16]>,
-    content: Content,
-    bytes: u64,
+    content: &Content,
     keys: &TrustKeys,
-) -> Result<Verified<Cvd>, VerifyError> {
-    check_signature(&header, md5, keys)?;
+) -> Result<Verified<Info>, VerifyError> {
     let found = content.database()?;
     if found != *database {
         return Err(VerifyError::Database { expected: database.clone(), found });
     }
     let info = Info::parse(&content.info)?;
-    check_list(&header, &info, keys)?;
-    if let Some(error) = content.differences(&info).next() {
-        return Err(error);
-    }
-    Ok(Verified(Cvd { database: found, header, form: content.form, members: content.members, bytes }))
+    info.verify(&keys.info).map_err(VerifyError::InfoSignature)?;
+    let difference = content.differences(&info).next();
+    difference.map_or(Ok(Verified(info)), Err)
 }
 
-/// Checks the signature of `.info`, and that it was made for this header.
+/// Compares a header with the signed one of `.info`.
 ///
-/// ClamAV compares four of the header's fields; the others are under no signature but through this comparison.
-pub(super) fn check_list(header: &Header, info: &Info, keys: &TrustKeys) -> Result<(), VerifyError> {
-    info.verify(&keys.info).map_err(VerifyError::InfoSignature)?;
+/// ClamAV compares four of the fields; the others are under no signature but through this comparison.
+pub(super) fn check_header(header: &Header, info: &Info) -> Result<(), VerifyError> {
+    if header.version != info.header.version {
+        return Err(VerifyError::InfoVersion { header: header.version, info: info.header.version });
+    }
     if header.unsigned() != info.header {
         let (header, info) = (header.unsigned().to_string(), info.header.to_string());
         return Err(VerifyError::HeaderDiffers { header, info });

@@ -1,4 +1,4 @@
-//! Stock zlib, gzip-framed: the only file with foreign calls.
+//! Stock zlib, gzip-framed: the only file with foreign function calls.
 //!
 //! Guarantees the exact bytes of zlib for the parameters sigtool uses, which no port gives. Every call is bounded by
 //! the slices it is handed; nothing is kept between calls but zlib's own state.

@@ -1,10 +1,10 @@
 //! One message, one answer: what is published, or a refusal.
 //!
 //! Guaranteed: an answer is at most 512 bytes, so that it is never truncated; a refusal is never longer than its
-//! query; a message that is itself an answer is never answered, so that no two servers can keep each other busy.
-//! Of a query only the question is decoded, and whether an OPT record follows: no other record's data is looked at.
+//! query; a message that is itself an answer is never answered, so that two servers cannot keep each other busy.
+//! Only a query's question is decoded, and whether an OPT record follows; other records' data is skipped.
 use super::Metrics;
-use crate::{cvd::Database, mirror::Snapshot};
+use crate::{cvd::Database, mirror::Standing};
 use arc_swap::ArcSwap;
 use hickory_proto::{
     ProtoError,
@@ -14,12 +14,12 @@ use hickory_proto::{
 };
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-/// freshclam reads no more of an answer, and RFC 1035 (2.3.4) allows no more over UDP without EDNS.
+/// freshclam reads no longer answer, and RFC 1035 (2.3.4) allows none over UDP without EDNS.
 const MAX_ANSWER_BYTES: u16 = 512;
-/// How long a resolver may keep an answer. freshclam asks through one, and until this has passed it advertises a
-/// version that is already out of date; the lookup costs next to nothing here.
+/// How long a resolver may keep an answer. freshclam asks through a resolver, so it learns of a new version this much later
+/// at most; a lookup costs next to nothing here.
 const TTL_S: u32 = 60;
-/// What a UDP answer may grow to (RFC 6891, 6.2.3), said in answers to queries that use EDNS.
+/// The longest UDP message we accept (RFC 6891, 6.2.3), stated in answers to queries that use EDNS.
 const EDNS_PAYLOAD_BYTES: u16 = 1232;
 /// Records after the question of an ordinary query: OPT, TSIG, and some slack.
 const MAX_ADDITIONALS: u16 = 4;
@@ -27,9 +27,9 @@ const MAX_ADDITIONALS: u16 = 4;
 /// Answers from the published snapshot.
 #[derive(Debug)]
 pub struct Responder {
-    /// `cvd.<zone>.`, under which every name is that is answered.
+    /// `cvd.<zone>.`: every name that is answered is directly below it.
     parent: Name,
-    published: Arc<ArcSwap<Snapshot>>,
+    published: Arc<ArcSwap<Standing>>,
     metrics: Arc<Metrics>,
 }
 
@@ -40,14 +40,14 @@ impl Responder {
     /// When `zone` is no domain name.
     pub fn new(
         zone: &str,
-        published: Arc<ArcSwap<Snapshot>>,
+        published: Arc<ArcSwap<Standing>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ProtoError> {
         let parent = Name::from_ascii(format!("cvd.{}.", zone.trim_end_matches('.')))?;
         Ok(Self { parent, published, metrics })
     }
 
-    /// The answer to a message; none to what deserves none.
+    /// The answer to a message; `None` for a message that is no query.
     pub fn answer(&self, message: &[u8]) -> Option<Vec<u8>> {
         let mut decoder = BinDecoder::new(message);
         let header = Header::read(&mut decoder).ok().filter(|h| h.message_type == MessageType::Query);
@@ -58,10 +58,10 @@ impl Responder {
         let mut answer = Message::response(header.id, header.op_code);
         answer.metadata = Metadata::response_from_request(&header.metadata);
         let (code, count) = if header.op_code != OpCode::Query {
-            // The sections of other operations mean other things (RFC 2136): none is read.
+            // The sections of other operations have other meanings (RFC 2136): they are not read.
             (ResponseCode::Refused, &self.metrics.refused)
         } else {
-            match Asked::read(&mut decoder, &header) {
+            match Question::read(&mut decoder, &header) {
                 Err(_) => (ResponseCode::FormErr, &self.metrics.malformed),
                 Ok(asked) => {
                     if asked.edns {
@@ -75,7 +75,7 @@ impl Responder {
                         None => (ResponseCode::Refused, &self.metrics.refused),
                     };
                     if let Some(text) = text {
-                        // The name as it was asked: resolvers vary its case and compare.
+                        // In the case it was asked in: resolvers vary it and compare.
                         let name = asked.query.name().clone();
                         let txt = RData::TXT(TXT::new(vec![text]));
                         answer.add_answer(Record::from_rdata(name, TTL_S, txt));
@@ -95,7 +95,7 @@ impl Responder {
         Some(bytes)
     }
 
-    /// What a question is answered with; none is a refusal. Every answer is made from one snapshot.
+    /// The TXT record for a question; `None` to refuse it. Every answer is made from one snapshot.
     fn text(&self, query: &Query) -> Option<String> {
         let (name, parent) = (query.name(), &self.parent);
         let ours = query.query_class() == DNSClass::IN
@@ -103,7 +103,7 @@ impl Responder {
             && name.num_labels() == parent.num_labels() + 1
             && parent.zone_of(name);
         let label = name.iter().next().filter(|_| ours)?;
-        let snapshot = self.published.load();
+        let snapshot = self.published.load().snapshot.clone();
         if label.eq_ignore_ascii_case(b"current") {
             return snapshot.txt_record().map(|record| record.to_string());
         }
@@ -113,14 +113,14 @@ impl Responder {
     }
 }
 
-/// What of a query counts.
-struct Asked {
+/// The parts of a query that matter.
+struct Question {
     query: Query,
     /// Whether it uses EDNS: then the answer must too (RFC 6891, 6.1.1).
     edns: bool,
 }
 
-impl Asked {
+impl Question {
     /// Reads what follows the header of a standard query.
     fn read(decoder: &mut BinDecoder<'_>, header: &Header) -> Result<Self, Malformed> {
         let counts = header.counts;
@@ -148,7 +148,7 @@ impl Asked {
     }
 }
 
-/// A query that cannot be read is answered FORMERR, whatever is wrong with it.
+/// A query that cannot be read, for whatever reason: FORMERR.
 struct Malformed;
 impl From<DecodeError> for Malformed {
     fn from(_: DecodeError) -> Self {

@@ -1,18 +1,19 @@
 //! The TXT responder: advertises over UDP and TCP exactly what the published snapshot can deliver, and nothing else.
 //!
 //! Guaranteed: `current.cvd.<zone>` and `<db>.cvd.<zone>` are answered from the one snapshot that HTTP serves, with
-//! the time at which it was last confirmed at the source: cut off from there, the record grows old, and clients see
-//! it. Everything else is REFUSED. A query costs no memory that outlives it, a TCP connection ends in bounded time,
+//! the time at which the source last confirmed it: when the source cannot be reached, the record ages, and clients notice.
+//! Everything else is REFUSED. A query costs no memory that outlives it, a TCP connection ends in bounded time,
 //! and errors of single packets or connections end nothing else. Not offered: recursion, zone transfers, negative
-//! answers, DNSSEC. Bound to a wildcard address of a host with several, a UDP answer leaves by the address that
-//! routing picks, which may not be the one that was asked: listen on the one address that resolvers are to ask.
+//! answers, DNSSEC. On a host with several addresses, do not listen on a wildcard address: a UDP answer would leave from
+//! the address that routing picks, which may not be the one that was asked.
 //!
-//! Why the two loops are here and not a DNS server library's: those at hand cap neither connections nor what is
-//! reserved for a query's counts, log each query, and stop accepting for good after some errors of accept.
+//! Why not a DNS server library: those we looked at do not cap connections, allocate by the counts a query claims, log
+//! each query, and stop accepting after some errors of accept.
 mod answer;
 
 pub use answer::Responder;
 
+use crate::connections::{Connections, SharedPulse};
 use std::{
     io,
     net::SocketAddr,
@@ -25,30 +26,29 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
-    task::JoinSet,
     time::{sleep, timeout},
 };
 
 /// The longest query that is read: a name has at most 255 bytes, the rest is EDNS options and padding.
 const MAX_QUERY_BYTES: usize = 4096;
-/// Port numbers tried for a pair of sockets when any will do.
+/// How many ports are tried, for port 0, until one is free for both UDP and TCP.
 const BIND_ATTEMPTS: u32 = 32;
 /// The pause after an error of accept or receive, which mostly means that descriptors or memory ran out.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
 /// The bounds of TCP; UDP needs none, as every packet is answered before the next is read.
 #[derive(Clone, Debug)]
-pub struct Limits {
-    /// Connections open at a time; more wait to be accepted.
+pub struct TcpLimits {
+    /// Connections served at a time. When they are all taken, one that waits between queries or one of the address
+    /// that has the most gives way to a newcomer.
     pub connections: usize,
     /// How long a client may take for a query, or to take its answer.
     pub idle_timeout: Duration,
-    /// How long a connection may last, so that nobody can keep one for ever.
+    /// How long a connection may last.
     pub lifetime: Duration,
 }
 
-impl Default for Limits {
+impl Default for TcpLimits {
     fn default() -> Self {
         Self { connections: 64, idle_timeout: Duration::from_secs(10), lifetime: Duration::from_secs(60) }
     }
@@ -63,7 +63,7 @@ pub struct Metrics {
     pub refused: AtomicU64,
     /// Queries answered FORMERR.
     pub malformed: AtomicU64,
-    /// Messages not answered: too short for a header, or answers themselves.
+    /// Messages without an answer: shorter than a header, or not queries.
     pub ignored: AtomicU64,
     /// Connections accepted.
     pub accepted: AtomicU64,
@@ -117,7 +117,7 @@ pub async fn serve(
     sockets: Sockets,
     responder: Responder,
     metrics: Arc<Metrics>,
-    limits: Limits,
+    limits: TcpLimits,
     shutdown: impl Future<Output = ()>,
 ) {
     let responder = Arc::new(responder);
@@ -151,35 +151,39 @@ async fn serve_tcp(
     listener: &TcpListener,
     responder: &Arc<Responder>,
     metrics: &Arc<Metrics>,
-    limits: &Limits,
+    limits: &TcpLimits,
 ) {
-    let permits = Arc::new(Semaphore::new(limits.connections.max(1)));
     // Ends with this function, and every connection with it.
-    let mut connections = JoinSet::new();
-    loop {
-        // The semaphore is never closed.
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        while connections.try_join_next().is_some() {}
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
-            Err(error) => {
-                failed(metrics, &error, "cannot accept a connection");
-                sleep(ERROR_PAUSE).await;
-                continue;
-            }
-        };
+    let mut connections = Connections::new(limits.connections, |socket, _, pulse| {
         let (responder, metrics, limits) = (responder.clone(), metrics.clone(), limits.clone());
-        connections.spawn(async move {
-            let _permit = permit;
+        async move {
             let _open = Open::new(&metrics);
             // Why a connection ended is its client's business.
-            let _ = timeout(limits.lifetime, converse(socket, &responder, limits.idle_timeout)).await;
-        });
+            let _ = timeout(limits.lifetime, converse(socket, &responder, limits.idle_timeout, &pulse)).await;
+        }
+    });
+    loop {
+        tokio::select! {
+            Some(()) = connections.ended() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((socket, peer)) => _ = connections.arrive(socket, Some(peer.ip())),
+                Err(error) => {
+                    failed(metrics, &error, "cannot accept a connection");
+                    connections.give_way();
+                    sleep(ERROR_PAUSE).await;
+                }
+            },
+        }
     }
 }
 
 /// Answers a connection's queries in turn (RFC 7766): each is preceded by its length in two bytes.
-async fn converse(mut socket: TcpStream, responder: &Responder, idle_timeout: Duration) -> io::Result<()> {
+async fn converse(
+    mut socket: TcpStream,
+    responder: &Responder,
+    idle_timeout: Duration,
+    pulse: &SharedPulse,
+) -> io::Result<()> {
     let mut query = Vec::new();
     loop {
         timeout(idle_timeout, async {
@@ -191,11 +195,13 @@ async fn converse(mut socket: TcpStream, responder: &Responder, idle_timeout: Du
             socket.read_exact(&mut query).await
         })
         .await??;
+        pulse.lock().asks();
         let Some(answer) = responder.answer(&query) else { return Ok(()) };
         // Length and message together, in one segment. An answer is far shorter than 64 KiB.
         let mut framed = u16::try_from(answer.len()).unwrap_or_default().to_be_bytes().to_vec();
         framed.extend_from_slice(&answer);
         timeout(idle_timeout, socket.write_all(&framed)).await??;
+        pulse.lock().waits();
     }
 }
 

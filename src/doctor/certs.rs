@@ -4,6 +4,8 @@ use crate::{
     clock::epoch_s,
     config::Config,
     mirror::verify::{CertsError, anchors_in},
+    trouble::TroubleKind,
+    units::count,
 };
 
 const WHY: &str = "no new sign file is taken, so clients in FIPS mode refuse what they are offered; others take \
@@ -12,11 +14,9 @@ const WHY: &str = "no new sign file is taken, so clients in FIPS mode refuse wha
 const USUAL: &str = "certs_dir = \"/etc/clamav/certs\"";
 
 pub(super) fn check(config: &Config) -> Check {
-    let mut check = Check::of("certs");
+    let mut check = Check::new("certs", TroubleKind::Certificates);
     let Some(dir) = &config.certs_dir else {
-        check.say(
-            "certs_dir is not set: sign files are served when they are well-formed, whoever signed them",
-        );
+        check.say("certs_dir is not set: a sign file is served when it signs its file, by any signer");
         return check;
     };
     match anchors_in(dir) {
@@ -26,7 +26,7 @@ pub(super) fn check(config: &Config) -> Check {
                 let fix = "bring ClamAV's certificates up to date (its packages bring them), or set the clock right";
                 check.find(format!("{}: {e}", dir.display()), why, fix);
             }
-            check.say(format!("{} certificates in {}", anchors.len(), dir.display()));
+            check.say(format!("{} in {}", count(anchors.len(), "certificate"), dir.display()));
         }
         Err(e) => {
             let fix = match &e {

@@ -1,6 +1,11 @@
 //! The data directory: there or to be made, writable, one file system, room for the next full CVD, and its lock.
 use super::Check;
-use crate::mirror::{DataDir, status::Status};
+use crate::{
+    control::ControlError,
+    mirror::{DataDir, status::Status},
+    trouble::{self, TroubleKind},
+    units::size,
+};
 use rustix::fs::{Access, AtFlags, CWD};
 use std::{
     io,
@@ -10,14 +15,14 @@ use std::{
 
 /// What the official databases need before anything of them is held, bytes.
 const NEEDED_AT_FIRST: u64 = 1 << 30;
-/// A full CVD is staged, unpacked for a rebuild, and written into a pack that is compacted, before an old one goes.
+/// A full CVD is unpacked for a rebuild, and written into a pack that is compacted, before an old one goes.
 const COPIES: u64 = 4;
 const LEAST_NEEDED: u64 = 64 << 20;
 
 const WHY: &str = "nothing new can be stored; what is held stays served";
 
-pub(super) fn check(dir: &DataDir, server: &io::Result<Option<Status>>) -> Check {
-    let mut check = Check::of("data directory");
+pub(super) fn check(dir: &DataDir, server: &Result<Option<Status>, ControlError>) -> Check {
+    let mut check = Check::new("data directory", TroubleKind::DataDir);
     let root = dir.root();
     match root.metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => to_be_made(&mut check, root),
@@ -51,14 +56,14 @@ fn to_be_made(check: &mut Check, root: &Path) {
             format!("{} does not exist, and {} is not writable", root.display(), parent.display()),
             "serve cannot start",
             format!(
-                "install -d -o $(id -un) {0} (as root), or data_dir = \"DIR\" of your own",
+                "as root, install -d -o USER {0}, for the user that is to run it; or data_dir = \"DIR\"",
                 root.display()
             ),
         ),
     }
 }
 
-/// Writes and links a file where downloads are staged, and takes it away again.
+/// Writes and links a file where packs are built, and takes it away again.
 fn made(check: &mut Check, dir: &DataDir) {
     let (store, tmp) = (dir.store(), dir.tmp());
     let staging = if tmp.is_dir() { tmp.as_path() } else { dir.root() };
@@ -101,22 +106,11 @@ fn made(check: &mut Check, dir: &DataDir) {
 }
 
 fn unusable(check: &mut Check, path: &Path, e: &io::Error) {
-    let fix = match e.kind() {
-        io::ErrorKind::PermissionDenied => {
-            format!("chown -R $(id -un) {} (as root), or run this as the user that owns it", path.display())
-        }
-        io::ErrorKind::ReadOnlyFilesystem => format!("mount -o remount,rw {}", path.display()),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => free_some(path),
-        _ => "data_dir = \"DIR\" on a disk that works".into(),
-    };
-    check.find(format!("{}: {e}", path.display()), WHY, fix);
-}
-
-fn free_some(path: &Path) -> String {
-    format!(
-        "free space on the disk of {}, or move everything to a larger one: data_dir = \"DIR\"",
-        path.display()
-    )
+    let trouble = trouble::disk(path, e);
+    match &*trouble.fix {
+        "" => check.find(trouble.said(), WHY, "data_dir = \"DIR\" on a disk that works"),
+        _ => check.trouble(&trouble, WHY),
+    }
 }
 
 fn room(check: &mut Check, dir: &DataDir) {
@@ -126,13 +120,14 @@ fn room(check: &mut Check, dir: &DataDir) {
     let packs = std::fs::read_dir(dir.store()).into_iter().flatten().flatten();
     let largest = packs.filter_map(|pack| Some(pack.metadata().ok()?.len())).max();
     let needed = largest.map_or(NEEDED_AT_FIRST, |bytes| (COPIES * bytes).max(LEAST_NEEDED));
-    let (free_mb, needed_mb) = (free / 1_000_000, needed / 1_000_000);
+    let room = (size(free), size(needed));
     if free < needed {
-        let what = format!("{free_mb} MB are free at {}, {needed_mb} MB are needed", there.display());
-        let why = "a full CVD is staged, rebuilt and packed before an old one goes: a sync that runs out of room \
+        let what = format!("{} are free at {}, {} are needed", room.0, there.display(), room.1);
+        let why = "a full CVD is rebuilt and packed before an old one goes: a sync that runs out of room \
                    stores nothing new";
-        check.find(what, why, free_some(there));
+        let full = trouble::disk(there, &io::ErrorKind::StorageFull.into());
+        check.find(what, why, full.fix);
     } else {
-        check.say(format!("{free_mb} MB are free, {needed_mb} MB are needed"));
+        check.say(format!("{} are free, {} are needed", room.0, room.1));
     }
 }

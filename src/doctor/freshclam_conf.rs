@@ -2,12 +2,14 @@
 //!
 //! Reads the file as ClamAV does (`shared/optparser.c`): an option a line, names by their case, `#` only at the start of
 //! a line. It is no whole check of the file: what does not concern a mirror is freshclam's own to say.
-use super::{Check, ClientConf, Finding, finding};
+use super::{Check, ClientConf, finding};
 use crate::{
+    client_config,
+    client_lines::ClientLines,
     config::Config,
-    mirror::{DataDir, Snapshot},
+    mirror::{DataDir, Snapshot, look::Look},
+    trouble::{Trouble, TroubleKind},
 };
-use cvdmirror_store::Store;
 use reqwest::Url;
 use std::net::SocketAddr;
 
@@ -15,7 +17,7 @@ use std::net::SocketAddr;
 const USUAL_RECORD: &str = "current.cvd.clamav.net";
 /// Below this a connection over a busy line is given up too early, seconds; freshclam's own default is 10.
 const LEAST_CONNECT_S: u64 = 5;
-/// Below this a full CVD of 160 MB does not come through 10 Mbit/s, seconds; freshclam's own default is none at all.
+/// Below this a full CVD of 155 MiB does not come through 10 Mbit/s, seconds; freshclam's own default is none at all.
 const LEAST_RECEIVE_S: u64 = 180;
 
 /// What a client has to know of this mirror.
@@ -25,6 +27,8 @@ pub(super) struct Mirror {
     pub(super) url: String,
     /// Ports on which it speaks plain HTTP.
     pub(super) ports: Vec<u16>,
+    /// Whether it is a proxy for clients.
+    pub(super) is_proxy: bool,
     /// The record that it answers itself.
     pub(super) record: Option<String>,
     /// Newest files that are held without a sign file.
@@ -32,35 +36,21 @@ pub(super) struct Mirror {
 }
 
 impl Mirror {
-    pub(super) fn of(config: &Config) -> Self {
-        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let name = if name.trim().is_empty() { "mirror.example.lan" } else { name.trim() };
-        let host = config.listen.first().map_or((name.to_owned(), 80), |address| {
-            let host = if address.ip().is_unspecified() { name.to_owned() } else { bare(*address) };
-            (host, address.port())
-        });
+    pub(super) fn new(config: &Config) -> Self {
         Self {
-            url: match host.1 {
-                80 => format!("http://{}", host.0),
-                port => format!("http://{}:{port}", host.0),
-            },
+            url: client_config::own_url(config),
             ports: config.listen.iter().map(SocketAddr::port).collect(),
-            record: config.dns.as_ref().map(|(_, zone)| format!("current.cvd.{zone}")),
+            is_proxy: config.proxy.is_some(),
+            record: client_config::own_record(config),
             unsigned: unsigned(config),
         }
     }
 }
 
-fn bare(address: SocketAddr) -> String {
-    SocketAddr::new(address.ip(), 0).to_string().trim_end_matches(":0").to_owned()
-}
-
 /// The newest CVD and CDIFF of each database that has no sign file here; nothing where the store cannot be read.
 fn unsigned(config: &Config) -> Vec<String> {
-    let dir = DataDir::new(&config.data_dir);
-    let Ok(scan) = Store::scan(&dir.store()) else { return Vec::new() };
-    let Ok((store, _)) = Store::assemble(&dir.store(), &dir.tmp(), scan.packs) else { return Vec::new() };
-    let (snapshot, _) = Snapshot::of(store.view(), |_| None);
+    let Ok(look) = Look::at(&DataDir::new(&config.data_dir), None) else { return Vec::new() };
+    let (snapshot, _) = Snapshot::new(look.view, |_| false, |_| None);
     let newest = snapshot.databases.iter().flat_map(|(database, published)| {
         let cvd = crate::cvd::FileName::new(database, published.cvd, crate::cvd::FileKind::Cvd);
         let cdiff = crate::cvd::FileName::new(database, published.version, crate::cvd::FileKind::Cdiff);
@@ -75,7 +65,7 @@ fn unsigned(config: &Config) -> Vec<String> {
 
 /// Looks at a file.
 pub(super) fn check(conf: ClientConf<'_>, mirror: &Mirror) -> Check {
-    let mut check = Check::of("freshclam.conf");
+    let mut check = Check::new("freshclam.conf", TroubleKind::ClientConf);
     check.findings = lint(conf.text, mirror);
     if check.findings.is_empty() {
         check.say(format!("{} leads to this mirror", conf.path));
@@ -117,7 +107,7 @@ fn leads(value: &str) -> Leads {
 }
 
 /// Every rule, in the order in which the file is best mended.
-fn lint(text: &str, mirror: &Mirror) -> Vec<Finding> {
+fn lint(text: &str, mirror: &Mirror) -> Vec<Trouble> {
     let lines = lines(text);
     let mut found = Vec::new();
     let all = |name: &'static str| lines.iter().filter(move |line| line.name == name);
@@ -125,7 +115,8 @@ fn lint(text: &str, mirror: &Mirror) -> Vec<Finding> {
     let one = |name: &'static str| all(name).next();
     for line in lines.iter().filter(|line| line.name.starts_with("Example")) {
         found.push(finding(
-            format!("line {}: the line Example still stands there", line.number),
+            TroubleKind::ClientConf,
+            format!("line {}: `Example` is still in the file", line.number),
             "freshclam refuses the whole file while it does",
             "#Example",
         ));
@@ -134,22 +125,30 @@ fn lint(text: &str, mirror: &Mirror) -> Vec<Finding> {
     for line in all("PrivateMirror").chain(all("DatabaseMirror")).filter(ours) {
         found.extend(address(line, mirror));
     }
+    let port = one("HTTPProxyPort").and_then(|line| line.value.parse().ok());
+    let behind = mirror.is_proxy
+        && one("HTTPProxyServer").is_some()
+        && port.is_some_and(|port| mirror.ports.contains(&port));
     let private: Vec<&Line<'_>> = all("PrivateMirror").collect();
     if let Some(line) = private.first() {
         found.push(finding(
+            TroubleKind::ClientConf,
             format!("line {}: PrivateMirror {}", line.number, line.value),
             "with it freshclam asks for no CDIFF and no DNS: each version costs the full file",
             format!("DatabaseMirror {}", mended(line.value, mirror)),
         ));
+    } else if behind {
+        found.extend(all("DatabaseMirror").filter_map(unproxied));
     } else {
         found.extend(order(&all("DatabaseMirror").collect::<Vec<_>>(), mirror));
     }
     // Where nothing leads here, the record is right for what is asked.
-    if all("PrivateMirror").chain(all("DatabaseMirror")).any(|line| ours(&line)) {
+    if behind || all("PrivateMirror").chain(all("DatabaseMirror")).any(|line| ours(&line)) {
         found.extend(record(one("DNSDatabaseInfo"), mirror));
     }
     if let Some(line) = one("ScriptedUpdates").filter(|line| is_no(line.value)) {
         found.push(finding(
+            TroubleKind::ClientConf,
             format!("line {}: ScriptedUpdates {}", line.number, line.value),
             "without CDIFFs each version costs the full file",
             "ScriptedUpdates yes",
@@ -157,6 +156,7 @@ fn lint(text: &str, mirror: &Mirror) -> Vec<Finding> {
     }
     if let Some(line) = one("MaxAttempts").filter(|line| number(line).is_some_and(|n| n < 2)) {
         found.push(finding(
+            TroubleKind::ClientConf,
             format!("line {}: MaxAttempts {}", line.number, line.value),
             "a full CVD that is older than what is advertised is brought up to date by the second attempt",
             "MaxAttempts 3",
@@ -165,6 +165,7 @@ fn lint(text: &str, mirror: &Mirror) -> Vec<Finding> {
     if let Some(line) = one("ConnectTimeout").filter(|line| number(line).is_some_and(|s| s < LEAST_CONNECT_S))
     {
         found.push(finding(
+            TroubleKind::ClientConf,
             format!("line {}: ConnectTimeout {}", line.number, line.value),
             "a busy line or a mirror that restarts takes longer, and the update fails",
             "ConnectTimeout 10",
@@ -174,8 +175,9 @@ fn lint(text: &str, mirror: &Mirror) -> Vec<Finding> {
         one("ReceiveTimeout").filter(|line| number(line).is_some_and(|s| s > 0 && s < LEAST_RECEIVE_S))
     {
         found.push(finding(
+            TroubleKind::ClientConf,
             format!("line {}: ReceiveTimeout {}", line.number, line.value),
-            "it bounds a whole download, and a full CVD has 160 MB: over a slow line none ever arrives",
+            "it bounds a whole download, and a full CVD has 155 MiB: over a slow line none ever arrives",
             "ReceiveTimeout 0",
         ));
     }
@@ -183,6 +185,7 @@ fn lint(text: &str, mirror: &Mirror) -> Vec<Finding> {
         && !mirror.unsigned.is_empty()
     {
         found.push(finding(
+            TroubleKind::ClientConf,
             format!("line {}: FIPSCryptoHashLimits {}", line.number, line.value),
             format!(
                 "such a client takes signed files alone, and no sign file is held of {}",
@@ -203,11 +206,12 @@ fn number(line: &Line<'_>) -> Option<u64> {
 }
 
 /// Whether freshclam gets to this mirror by what is written.
-fn address(line: &Line<'_>, mirror: &Mirror) -> Option<Finding> {
+fn address(line: &Line<'_>, mirror: &Mirror) -> Option<Trouble> {
     let Line { number, name, value } = line;
     let fix = format!("{name} {}", mended(value, mirror));
     if !value.contains("://") {
         return Some(finding(
+            TroubleKind::ClientConf,
             format!("line {number}: {name} {value} names no scheme"),
             "freshclam takes https:// then, and this mirror speaks plain HTTP: every update fails with an SSL error",
             fix,
@@ -217,6 +221,7 @@ fn address(line: &Line<'_>, mirror: &Mirror) -> Option<Finding> {
     if url.scheme() == "https" && url.port_or_known_default().is_some_and(|port| mirror.ports.contains(&port))
     {
         return Some(finding(
+            TroubleKind::ClientConf,
             format!("line {number}: {name} {value} asks for TLS"),
             "this mirror speaks plain HTTP on that port: every update fails with an SSL error",
             fix,
@@ -224,9 +229,23 @@ fn address(line: &Line<'_>, mirror: &Mirror) -> Option<Finding> {
     }
     value.ends_with('/').then(|| {
         finding(
+            TroubleKind::ClientConf,
             format!("line {number}: {name} {value} ends with a slash"),
             "freshclam asks for //daily.cvd then, which is nobody's name: 404",
             fix,
+        )
+    })
+}
+
+/// Whether a proxy cannot answer what is asked through it.
+fn unproxied(line: &Line<'_>) -> Option<Trouble> {
+    let host = line.value.strip_prefix("https://").unwrap_or(line.value);
+    (!line.value.starts_with("http://")).then(|| {
+        finding(
+            TroubleKind::ClientConf,
+            format!("line {}: {} {} asks for TLS", line.number, line.name, line.value),
+            "this mirror is the client's proxy, and can answer nothing inside TLS: it refuses that, or passes it on",
+            format!("{} http://{host}", line.name),
         )
     })
 }
@@ -249,11 +268,21 @@ fn mended(value: &str, mirror: &Mirror) -> String {
 }
 
 /// Whether this mirror is asked, and before the CDN.
-fn order(mirrors: &[&Line<'_>], mirror: &Mirror) -> Option<Finding> {
+fn order(mirrors: &[&Line<'_>], mirror: &Mirror) -> Option<Trouble> {
+    if mirrors.is_empty() {
+        let lines = ClientLines { url: mirror.url.clone(), record: mirror.record.clone(), behind: None };
+        return Some(finding(
+            TroubleKind::ClientConf,
+            "no line names a mirror",
+            "freshclam refuses to start: No DatabaseMirror or PrivateMirror servers set",
+            lines.to_string().trim_end(),
+        ));
+    }
     let is_official = |line: &&&Line<'_>| matches!(leads(line.value), Leads::Official);
     let official = mirrors.iter().find(is_official);
     let Some(ours) = mirrors.iter().find(|line| !is_official(line)) else {
         return Some(finding(
+            TroubleKind::ClientConf,
             "no DatabaseMirror names this mirror",
             "every update comes from the CDN",
             format!("DatabaseMirror {}", mirror.url),
@@ -261,6 +290,7 @@ fn order(mirrors: &[&Line<'_>], mirror: &Mirror) -> Option<Finding> {
     };
     let official = official.filter(|official| official.number < ours.number)?;
     Some(finding(
+        TroubleKind::ClientConf,
         format!(
             "line {}: DatabaseMirror {} stands before this mirror's (line {})",
             official.number, official.value, ours.number
@@ -271,7 +301,7 @@ fn order(mirrors: &[&Line<'_>], mirror: &Mirror) -> Option<Finding> {
 }
 
 /// Whether what the DNS advertises is what this mirror holds.
-fn record(line: Option<&Line<'_>>, mirror: &Mirror) -> Option<Finding> {
+fn record(line: Option<&Line<'_>>, mirror: &Mirror) -> Option<Trouble> {
     let asked = line.map_or(USUAL_RECORD, |line| line.value);
     let right = mirror.record.as_deref();
     if asked == "no" || right == Some(asked) {
@@ -289,5 +319,5 @@ fn record(line: Option<&Line<'_>>, mirror: &Mirror) -> Option<Finding> {
             "this mirror answers no record (dns_listen): what that one says runs ahead of what can be had here"
         }
     };
-    Some(finding(what, why, format!("DNSDatabaseInfo {}", right.unwrap_or("no"))))
+    Some(finding(TroubleKind::ClientConf, what, why, format!("DNSDatabaseInfo {}", right.unwrap_or("no"))))
 }

@@ -1,13 +1,17 @@
-//! The addresses: each can be bound, or is held by the server of this very data directory.
+//! The addresses: each can be bound, or a server of this very data directory runs.
 use super::Check;
-use crate::{config::Config, mirror::DataDir, port_holder, service::PRIVILEGED_PORT};
+use crate::{
+    config::Config,
+    mirror::DataDir,
+    trouble::{PRIVILEGED_PORT, TroubleKind, see_who_holds},
+};
 use std::{
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
 };
 
 pub(super) fn check(config: &Config, dir: &DataDir) -> Check {
-    let mut check = Check::of("ports");
+    let mut check = Check::new("ports", TroubleKind::Address);
     for address in &config.listen {
         one(&mut check, "listen", *address, dir, TcpListener::bind(address).map(drop));
     }
@@ -27,20 +31,13 @@ fn one(check: &mut Check, key: &str, address: SocketAddr, dir: &DataDir, bound: 
     let why = "serve does not start while one of its addresses cannot be bound";
     match e.kind() {
         io::ErrorKind::AddrInUse => {
-            let holder = port_holder::of(address);
-            if holder.as_ref().is_some_and(|holder| dir.holder().is_some_and(|pid| pid == holder.pid)) {
-                return check.say(format!("{key} {address} is held by the running server"));
+            // With its own settings, which may be others; but what keeps it from starting is of no account then.
+            if let Some(pid) = dir.holder() {
+                return check.say(format!("{key} {address} is held by the running server (process {pid})"));
             }
-            let fix = match &holder {
-                Some(holder) => format!("stop {holder}, or write another port: {}", line(next_port(address))),
-                None => format!(
-                    "see who holds it (as root: ss -lntup 'sport = :{}'), or write another port: {}",
-                    address.port(),
-                    line(next_port(address))
-                ),
-            };
-            let holder = holder.map_or("a process of another user".into(), |holder| holder.to_string());
-            check.find(format!("{key} {address} is taken by {holder}"), why, fix);
+            let fix =
+                format!("{},\nor write another port: {}", see_who_holds(address), line(next_port(address)));
+            check.find(format!("{key} {address} is taken by another program"), why, fix);
         }
         io::ErrorKind::PermissionDenied => check.find(
             format!("{key} {address}: this user may not bind it"),

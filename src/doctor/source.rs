@@ -1,19 +1,22 @@
 //! The source, its TXT record, and the clock by which both are judged.
 use super::Check;
 use crate::{
-    clock::{self, ago, epoch_s},
+    clock::{self, Clock, ago, epoch_s},
     config::{Config, SourceSpec},
     cvd::{Database, Header},
     mirror::status::Status,
     service::PRODUCT,
     source::{
-        FetchError, FetchLimits, Intake, Silent,
-        budget::{Book, Ledger},
-        by_other_scheme,
+        ClientError, FetchError, FetchLimits, Intake, Silent,
+        budget::Book,
         directory::DirectorySource,
-        http::HttpSource,
-        txt::{Said, TxtResolver},
+        downloader::Downloader,
+        http::{HttpSource, Upstream},
+        ledger::Ledger,
+        txt::{Said, TxtFault, TxtResolver},
     },
+    trouble::{NOTHING_NEWER, Trouble, TroubleKind},
+    units::os,
 };
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -21,30 +24,29 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 const TXT_MAX_AGE_S: u64 = 12 * 3600;
 /// A record this far ahead of the file is not the CDN's usual delay.
 const MAX_AHEAD: u32 = 30;
-const NOTHING_NEWER: &str = "nothing newer can be had; what is held stays served, and turns stale";
-const CVDUPDATE: &str = "source = \"dir:/var/lib/cvdupdate\", a directory that cvdupdate fills";
 
 type Headers = BTreeMap<Database, Header>;
 
 /// Looks at the source, the TXT record and the clock, in this order.
 pub(super) async fn check(config: &Config, running: Option<&Status>) -> (Check, Check, Check) {
-    let (mut source, mut txt, mut time) = (Check::of("source"), Check::of("TXT record"), Check::of("clock"));
-    // Where headers are staged; it goes with the value.
-    let staging = match tempfile::tempdir() {
-        Ok(dir) => dir,
-        Err(e) => {
-            let what = format!("{}: {e}", std::env::temp_dir().display());
-            source.find(what, "the source is not looked at", "TMPDIR=DIR of a directory that is writable");
-            return (source, txt, time);
-        }
-    };
+    let (mut source, mut txt, mut time) = (
+        Check::new("source", TroubleKind::Source),
+        Check::new("TXT record", TroubleKind::TxtRecord),
+        Check::new("clock", TroubleKind::Clock),
+    );
     let limits = FetchLimits { stall: config.stall_timeout, ..FetchLimits::default() };
-    let intake = Intake { dir: staging.path().into(), limits, progress: Arc::new(Silent) };
+    let intake = Intake { limits, progress: Arc::new(Silent) };
     let mut off = None;
     let headers = match &config.source {
         SourceSpec::Directory(path) => {
-            let held = DirectorySource::new(path.clone(), intake);
+            let held = DirectorySource::new(path.clone(), intake, Clock::system());
             directory(&mut source, config, path, &held).await
+        }
+        SourceSpec::Downloader(_) => {
+            let upstream = upstream(config.upstream.clone(), config, intake, Book::default());
+            downloader(&mut source, config, upstream, running).await;
+            off = record(&mut txt, config, &Headers::new()).await.map(|off| (off, "the TXT record's time"));
+            Headers::new()
         }
         SourceSpec::Http(url) => {
             let book = running.and_then(|status| status.ledger.clone()).unwrap_or_default();
@@ -54,8 +56,8 @@ pub(super) async fn check(config: &Config, running: Option<&Status>) -> (Check, 
                     off = upstream.off_by_s().map(|off| (off, "the source's"));
                     headers
                 }
-                Err(why) => {
-                    source.find(why, NOTHING_NEWER, "apt install ca-certificates");
+                Err(e) => {
+                    source.trouble(&Trouble::from(&e), NOTHING_NEWER);
                     Headers::new()
                 }
             };
@@ -66,20 +68,52 @@ pub(super) async fn check(config: &Config, running: Option<&Status>) -> (Check, 
     let newest_s = headers.values().map(|header| header.stime_s).max();
     let built = newest_s.and_then(|at_s| clock::off_by(epoch_s(), at_s)).filter(|off| *off < 0);
     match off.or(built.map(|off| (off, "the newest CVD's build time"))) {
-        Some((off, whose)) => time.find(
-            clock::words(off, whose),
-            "the age of records and the validity of certificates are judged by it",
-            clock::SET_IT,
-        ),
+        Some((off, whose)) => {
+            time.findings.push(Trouble::clock(off, whose));
+        }
         None if headers.is_empty() => time.say("nothing to compare it with"),
         None => time.say("agrees with the source"),
     }
     (source, txt, time)
 }
 
-fn upstream(url: reqwest::Url, config: &Config, intake: Intake, book: Book) -> Result<HttpSource, String> {
-    let ledger = Ledger::new(book, |_| {});
-    HttpSource::new(url, config.source_login.clone(), None, intake, ledger, &format!("{PRODUCT} (doctor)"))
+fn upstream(
+    url: reqwest::Url,
+    config: &Config,
+    intake: Intake,
+    book: Book,
+) -> Result<HttpSource, ClientError> {
+    let ledger = Ledger::new(book, Clock::system(), |_| {});
+    let upstream = Upstream {
+        base: url,
+        redirect_hosts: config.redirect_hosts.clone(),
+        login: config.source_login.clone(),
+        user_agent: format!("{PRODUCT} (doctor)"),
+    };
+    HttpSource::new(upstream, None, intake, ledger)
+}
+
+/// Looks at the downloader, and at what a running server met with it.
+async fn downloader(
+    check: &mut Check,
+    config: &Config,
+    upstream: Result<HttpSource, ClientError>,
+    running: Option<&Status>,
+) {
+    match upstream {
+        Ok(upstream) => {
+            let setup = config.downloader.clone();
+            let tool = setup.tool;
+            match Downloader::new(setup, &config.data_dir, upstream, None).examine().await {
+                Ok((path, version)) => check.say(format!("{tool} {version} is {}", path.display())),
+                Err(fault) => check.trouble(&Trouble::from(&fault), NOTHING_NEWER),
+            }
+        }
+        Err(e) => check.trouble(&Trouble::from(&e), NOTHING_NEWER),
+    }
+    for told in running.iter().flat_map(|status| &status.troubles).filter(|told| told.failed) {
+        check.trouble(&told.trouble, NOTHING_NEWER);
+    }
 }
 
 /// Asks for each header; what would be the same for every database is asked once.
@@ -92,8 +126,7 @@ async fn probe(check: &mut Check, config: &Config, upstream: &HttpSource) -> Hea
                 headers.insert(database.clone(), header);
             }
             Err(e) => {
-                let (why, fix) = remedy(&e, database);
-                check.find(plainly(&e), why, fix);
+                unusable(check, &e, database);
                 if !matches!(e, FetchError::Absent { .. } | FetchError::NotACvd { .. }) {
                     break;
                 }
@@ -103,55 +136,27 @@ async fn probe(check: &mut Check, config: &Config, upstream: &HttpSource) -> Hea
     headers
 }
 
-/// What is wrong, without the advice that goes with it elsewhere.
-fn plainly(e: &FetchError) -> String {
-    match e {
-        FetchError::Unreachable { url, why } => format!("{url}: {why}"),
-        FetchError::WrongScheme { url, why } => {
-            format!("{url}: what answers there speaks no {} ({why})", url.scheme())
-        }
-        FetchError::Denied { url } => format!("{url}: the source refuses this client (403)"),
-        FetchError::Io { path, source } => format!("{}: {source}", path.display()),
-        e => e.to_string(),
-    }
-}
-
-/// Why an answer matters, and the line to write.
-fn remedy(e: &FetchError, database: &Database) -> (&'static str, String) {
-    match e {
-        FetchError::WrongScheme { url, .. } => {
-            (NOTHING_NEWER, format!("source = \"{}\"", by_other_scheme(url)))
-        }
-        FetchError::Absent { .. } => (
+/// Finds what a source does not give, and says what comes of it.
+fn unusable(check: &mut Check, e: &FetchError, database: &Database) {
+    let trouble = Trouble::from(e);
+    match trouble.kind {
+        TroubleKind::Absent => check.find(
+            trouble.said(),
             "this database is configured and cannot be had",
             format!("a source that has {database}.cvd, or database = [...] without {database}"),
         ),
-        FetchError::NotACvd { .. } => (
-            "what answers is no mirror, or a proxy's page in its place",
-            "source = \"URL\" of the directory that holds the CVDs, or an exception in the proxy".into(),
+        TroubleKind::NotACvd => {
+            check.trouble(&trouble, "what answers is no mirror, or a proxy's page in its place");
+        }
+        TroubleKind::Denied | TroubleKind::Limited | TroubleKind::CoolDown => {
+            check.trouble(&trouble, "asking on would prolong it, so the source is left alone");
+        }
+        TroubleKind::Redirect => check.trouble(
+            &trouble,
+            "a redirect decides whom this machine asks, so only hosts that are known are followed to",
         ),
-        FetchError::Denied { .. } | FetchError::Limited { .. } | FetchError::CoolDown { .. } => {
-            ("asking on would prolong it, so the source is left alone", CVDUPDATE.into())
-        }
-        FetchError::Unreachable { url, .. } => (NOTHING_NEWER, reach(url)),
-        FetchError::TooSlow { origin, .. } | FetchError::Truncated { origin, .. } => {
-            (NOTHING_NEWER, reach(origin))
-        }
-        FetchError::Status { url, .. } => (NOTHING_NEWER, reach(url)),
-        FetchError::NotAFile { path, .. } => {
-            (NOTHING_NEWER, format!("put a plain file at {}", path.display()))
-        }
-        FetchError::Io { path, source } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            (NOTHING_NEWER, format!("chmod a+rX {}", path.display()))
-        }
-        _ => (NOTHING_NEWER, "try again: it was changed while it was read".into()),
+        _ => check.trouble(&trouble, NOTHING_NEWER),
     }
-}
-
-fn reach(url: &str) -> String {
-    format!(
-        "start the source, or open the way to it (firewall, or https_proxy=URL): curl -I {url} must answer"
-    )
 }
 
 async fn directory(check: &mut Check, config: &Config, path: &Path, held: &DirectorySource) -> Headers {
@@ -162,7 +167,7 @@ async fn directory(check: &mut Check, config: &Config, path: &Path, held: &Direc
             std::io::ErrorKind::PermissionDenied => format!("chmod a+rx {}", path.display()),
             _ => "source = \"dir:PATH\" of a directory".to_owned(),
         };
-        check.find(format!("{}: {e}", path.display()), NOTHING_NEWER, fix);
+        check.find(format!("{}: {}", path.display(), os(&e)), NOTHING_NEWER, fix);
         return headers;
     }
     for database in &config.databases {
@@ -178,8 +183,7 @@ async fn directory(check: &mut Check, config: &Config, path: &Path, held: &Direc
                     "ScriptedUpdates no, in the freshclam.conf that fills this directory",
                 ),
             Err(e) => {
-                let (why, fix) = remedy(&e, database);
-                check.find(plainly(&e), why, fix);
+                unusable(check, &e, database);
             }
         }
         let newest = held.newest(database).await.ok().and_then(|newest| newest.at_s);
@@ -207,6 +211,12 @@ async fn record(check: &mut Check, config: &Config, headers: &Headers) -> Option
     for database in &config.databases {
         let said = match resolver.lookup(database).await {
             Ok(said) => said,
+            Err(FetchError::Txt { name, why: why @ (TxtFault::NoSuchName | TxtFault::NoRecord) })
+                if !TxtResolver::shares(database) =>
+            {
+                check.say(format!("{name}: {why}, which no database need have: the file's header is asked"));
+                continue;
+            }
             Err(e) => {
                 let why = "each round asks the files' headers instead, and waits for the answer first";
                 let fix = match config.nameserver {

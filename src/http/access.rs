@@ -1,7 +1,7 @@
-//! One request on its way: when its answer has been handed to the connection or broke off, it is counted, logged in
-//! the combined format if that is wanted, and its client remembered if that is wanted.
+//! The record of one request. When its answer is sent or broken off, it is counted; it is also logged in the combined
+//! format and its client remembered, where the settings say so.
 //!
-//! Never logged: a UUID, which names one installation; the user and password of a URL; what could end a line early.
+//! Never logged: the UUID of an installation, the user and password of a URL, anything that could end a line early.
 use super::{BodyError, Site, metrics::Kind};
 use crate::{
     clients::{Fetched, Installation},
@@ -21,16 +21,16 @@ use std::{
 /// The longest target, Referer or User-Agent that is logged, in bytes.
 const LOGGED_BYTES: usize = 512;
 
-/// What is noted of one request.
+/// The record of one request.
 pub(super) struct Access {
     kind: Kind,
-    /// Put into words only when the body breaks.
+    /// Formatted only when the body breaks.
     uri: Uri,
-    /// Its line in the access log, up to the status and from the size on; none where nothing is logged.
+    /// The parts of its line in the access log before the status and after the size; `None` where nothing is logged.
     line: Option<(String, String)>,
-    /// Who asked; none where nobody is remembered, or for a page.
+    /// Who asked; `None` where nobody is remembered, or for a page.
     client: Option<Installation>,
-    /// The file that the request led to, where it is remembered who asked.
+    /// The file that was asked for, where clients are remembered.
     file: Option<FileName>,
     status: StatusCode,
     expected: u64,
@@ -38,8 +38,8 @@ pub(super) struct Access {
     site: Arc<Site>,
 }
 
-/// What a request says of itself, as far as it is noted.
-pub(super) struct Asked<'a> {
+/// The parts of a request that are recorded.
+pub(super) struct RequestHead<'a> {
     pub(super) peer: Option<IpAddr>,
     pub(super) method: &'a Method,
     pub(super) uri: &'a Uri,
@@ -48,15 +48,15 @@ pub(super) struct Asked<'a> {
 }
 
 impl Access {
-    pub(super) fn new(asked: &Asked<'_>, kind: Kind, site: Arc<Site>) -> Self {
-        let of_a_file = matches!(kind, Kind::Cvd | Kind::Cdiff | Kind::Sign | Kind::Alias);
+    pub(super) fn new(asked: &RequestHead<'_>, kind: Kind, site: Arc<Site>) -> Self {
+        let of_a_file = matches!(kind, Kind::Cvd | Kind::Cdiff | Kind::Sign | Kind::Cld | Kind::Alias);
         let remembered = site.clients.is_some() && of_a_file && *asked.method == Method::GET;
         let agent = || asked.headers.get(USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
         Self {
             kind,
             uri: asked.uri.clone(),
             line: site.access_log.is_some().then(|| asked.line()),
-            client: remembered.then(|| Installation::of(agent())),
+            client: remembered.then(|| Installation::from_agent(agent())),
             file: None,
             status: StatusCode::OK,
             expected: 0,
@@ -65,7 +65,7 @@ impl Access {
         }
     }
 
-    /// Notes the file that the request led to.
+    /// Notes the file that was asked for.
     pub(super) fn found(&mut self, file: &FileName) {
         self.file = self.client.is_some().then(|| file.clone());
     }
@@ -83,12 +83,12 @@ impl Access {
         self.site.metrics.sent(self.kind, bytes);
     }
 
-    /// Says why the body ends early.
+    /// Logs why the body ends early.
     pub(super) fn broke(&self, error: &BodyError) {
         unreadable(&self.site, &logged(self.uri.path().as_bytes()), error);
     }
 
-    /// What the client has now, as far as this request shows it.
+    /// What this request shows that the client has now.
     fn fetched(&self) -> Option<Fetched> {
         let file = self.file.as_ref()?;
         let whole = self.status == StatusCode::OK && self.bytes == self.expected;
@@ -106,10 +106,11 @@ impl Access {
     }
 }
 
-/// Says that an object could not be read for a request.
+/// Logs that an object could not be read, and reports a corrupt one to the mirror.
 fn unreadable(site: &Site, path: &str, error: &BodyError) {
-    if let BodyError::Unreadable { source, .. } = error {
-        (site.unreadable)(source);
+    if let BodyError::Unreadable { source: cvdmirror_store::Error::Corrupt { pack, object, .. }, .. } = error
+    {
+        site.mirror.corrupt(pack, *object);
     }
     site.metrics.unreadable.fetch_add(1, Relaxed);
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
@@ -117,8 +118,8 @@ fn unreadable(site: &Site, path: &str, error: &BodyError) {
         path,
         %error,
         cause,
-        "{path} cannot be sent: {error}: {cause}; it is fetched again by itself, `cvdmirror store verify` finds what \
-         else is rotten"
+        "{path} cannot be sent: {error}: {cause}; the mirror fetches it again, `cvdmirror store verify` finds what \
+         else is corrupt"
     );
 }
 
@@ -138,12 +139,14 @@ impl Drop for Access {
     }
 }
 
-impl Asked<'_> {
-    /// Its line in Apache's combined format, up to the status, and from behind the size on. The user is never known.
+impl RequestHead<'_> {
+    /// Its line in Apache's combined format: the part before the status, and that after the size. There is never a user.
     fn line(&self) -> (String, String) {
         let peer = self.peer.map_or("-".into(), |peer| peer.to_canonical().to_string());
         let now = jiff::Zoned::now().strftime("%d/%b/%Y:%H:%M:%S %z");
-        let target = self.uri.path_and_query().map_or_else(|| self.uri.path(), |target| target.as_str());
+        // CONNECT names an authority alone.
+        let authority = || self.uri.authority().map_or("", |authority| authority.as_str());
+        let target = self.uri.path_and_query().map_or_else(authority, |target| target.as_str());
         let field = |name: HeaderName| match self.headers.get(name) {
             Some(value) => logged(value.as_bytes()),
             None => "-".to_owned(),
@@ -160,11 +163,11 @@ impl Asked<'_> {
     }
 }
 
-/// What a client sent, as it may stand between quotes on one line: without what is secret, with every byte that is
-/// no printable ASCII, and quotes and backslashes, escaped as Apache does, and not longer than [`LOGGED_BYTES`].
+/// Makes text from a client safe between quotes on one line: secrets removed; quotes, backslashes and bytes that are not
+/// printable ASCII escaped as Apache does; at most about [`LOGGED_BYTES`] long.
 fn logged(bytes: &[u8]) -> String {
     let mut out = String::new();
-    // Cut before it is escaped, so that no escape is cut; with room for a UUID that the cut would leave half.
+    // Cut before escaping, so that no escape is cut, and generously, so that no UUID is cut in half.
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * LOGGED_BYTES)]).into_owned();
     for c in without_uuid(&without_userinfo(&text)).chars() {
         if out.len() >= LOGGED_BYTES {
@@ -184,7 +187,7 @@ fn logged(bytes: &[u8]) -> String {
     out
 }
 
-/// Takes every `UUID: …` out, up to the next `,`, `;` or `)`, and every UUID that stands there without that word.
+/// Removes every `UUID: …`, up to the next `,`, `;` or `)`, and every UUID without that word.
 fn without_uuid(text: &str) -> String {
     const KEY: &str = "uuid";
     let mut text = text.to_owned();

@@ -1,15 +1,18 @@
-//! The access log: a line a request in the combined format, written away from the requests.
+//! The access log: one line a request in the combined format, written by a thread of its own.
 //!
-//! Guaranteed: no request waits for the log, and it takes bounded memory: of lines that the disk or the reader of
-//! standard output does not take in time, the newest are left out and counted. A file is opened to append, and
-//! opened anew by its name when it is asked for, as a rotation needs it. A process that is killed loses the lines of its
-//! last hundredth of a second.
+//! Guaranteed: no request waits for the log, and its memory is bounded: when the disk, or the reader of standard output,
+//! is too slow, the newest lines are dropped and counted. A file is opened to append, and reopened by its name on
+//! request, for log rotation. A killed process loses the lines of its last hundredth of a second.
+//!
+//! Why not tracing-appender: it wakes its thread for each line, waits a second at the end, cannot reopen a file between two
+//! lines, and does not report what it failed to write.
+use parking_lot::Mutex;
 use std::{
     fs::File,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, channel},
     },
@@ -21,15 +24,15 @@ use tokio::sync::mpsc;
 const WAITING: usize = 8192;
 /// How long lines gather once none waits: to wake the writer for each would cost a quarter of what its request costs.
 const GATHER: Duration = Duration::from_millis(10);
-/// How long the end of the log may wait for a disk or a reader that takes nothing.
+/// How long the end may wait for a disk or a reader that hangs.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
-/// Takes lines; the log ends when it is dropped, with all it was given written if that goes in [`LAST_WAIT`].
+/// Takes lines. Dropping it writes those that still wait, for [`LAST_WAIT`] at most.
 #[derive(Debug)]
 pub struct AccessLog {
     lines: Option<mpsc::Sender<Job>>,
     lost: Arc<AtomicU64>,
-    /// Hears that the writer has ended.
+    /// Closed when the writer has ended.
     ended: Mutex<Receiver<()>>,
 }
 
@@ -42,12 +45,12 @@ impl AccessLog {
     /// Logs to standard output.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// When no thread can be started.
     pub fn to_stdout() -> io::Result<Self> {
         Self::to(Output { file: None, to: BufWriter::new(Box::new(io::stdout())), troubled: false })
     }
 
-    /// Logs to the end of a file, which is created where it is missing.
+    /// Appends to a file, which is created if it is missing.
     ///
     /// # Errors
     /// When it cannot be opened.
@@ -84,7 +87,7 @@ impl AccessLog {
         Ok(Self { lines: Some(lines), lost, ended: Mutex::new(ended) })
     }
 
-    /// Has a line written, its end included.
+    /// Queues a line, which ends in a newline.
     pub(super) fn line(&self, line: String) {
         if self.lines.as_ref().is_none_or(|lines| lines.try_send(Job::Line(line)).is_err()) {
             self.lost.fetch_add(1, Relaxed);
@@ -109,8 +112,7 @@ impl Drop for AccessLog {
     fn drop(&mut self) {
         drop(self.lines.take());
         // Nothing is ever sent: this ends with the writer.
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let _ = ended.recv_timeout(LAST_WAIT);
+        let _ = self.ended.get_mut().recv_timeout(LAST_WAIT);
     }
 }
 
@@ -118,7 +120,7 @@ impl Drop for AccessLog {
 struct Output {
     file: Option<PathBuf>,
     to: BufWriter<Box<dyn Write + Send>>,
-    /// Whether the last line could not be written: that is said once, not for each.
+    /// The last line could not be written: the warning is given once, not for each line.
     troubled: bool,
 }
 
@@ -140,7 +142,7 @@ impl Output {
         let Err(e) = written else { return false };
         if !self.troubled {
             tracing::warn!(
-                "lines of the access log are lost: {}: {e}; see that there is room, and somebody who reads it",
+                "lines of the access log are lost: {}: {e}; check that the disk has room, or that standard output is read",
                 self.name()
             );
         }
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_no_new_file_can_be_had_the_old_one_is_kept() {
+    async fn the_old_file_is_kept_when_no_new_one_can_be_opened() {
         let dir = tempfile::tempdir().unwrap();
         let logs = dir.path().join("logs");
         std::fs::create_dir(&logs).unwrap();
@@ -237,24 +239,11 @@ mod tests {
         assert_eq!((0..8).map(next).collect::<Vec<u8>>(), b"one\ntwo\n");
     }
 
-    /// Takes nothing until it is told to.
-    struct Stuck(std::sync::mpsc::Receiver<()>);
-    impl Write for Stuck {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _ = self.0.recv();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn a_disk_that_hangs_costs_lines_and_neither_memory_nor_time() {
-        let (release, stuck) = std::sync::mpsc::channel();
-        let to: Box<dyn Write + Send> = Box::new(Stuck(stuck));
-        let to = BufWriter::new(to);
-        let log = AccessLog::to(Output { file: None, to, troubled: false }).unwrap();
+        let ((release, gate), (took, _taken)) = (channel(), channel());
+        let to: Box<dyn Write + Send> = Box::new(Gate(gate, took));
+        let log = AccessLog::to(Output { file: None, to: BufWriter::new(to), troubled: false }).unwrap();
         // Some may be in the writer's buffer, WAITING wait, and no more is kept.
         let buffered = 8192 / 512 + 1;
         let sent = 3 * WAITING as u64;

@@ -1,21 +1,25 @@
 //! What is sent: nothing, a small page, or an object streamed chunk by chunk.
 //!
-//! Guaranteed: every byte of an object was verified by the store when it was read; the first chunk is read before
+//! Guaranteed: every byte of an object was verified by the store when it was read, now or into the hot set; the first chunk is read before
 //! the answer's head goes out, so that an object that cannot be read is an error status, and a later chunk that
 //! cannot be read ends the connection short of its Content-Length. At most two chunks a connection are held: the
 //! one hyper writes and the one read ahead.
 use super::access::Access;
+use crate::hot::{Cold, Hot, HotSet, Sealed};
 use bytes::Bytes;
 use cvdmirror_store::{ObjectId, ObjectReader, View};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     ops::Range,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+
+/// What is handed to hyper at a time of an object that is hot, bytes; about what the store gives at a time of others.
+const CHUNK: u64 = 256 << 10;
 
 /// Why an object could not be sent, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +29,7 @@ pub enum BodyError {
     Unreadable {
         /// The object.
         id: ObjectId,
-        /// The store's word.
+        /// The store's error.
         source: cvdmirror_store::Error,
     },
     /// A name is bound to it, and no pack holds it.
@@ -34,7 +38,7 @@ pub enum BodyError {
     /// The store ended a chunk before the object's length.
     #[error("object {0} is shorter than its name's record says")]
     Short(ObjectId),
-    /// The reading task ended without an answer.
+    /// The task that reads it ended without a result.
     #[error("the reading task ended")]
     Reader(#[from] JoinError),
 }
@@ -60,58 +64,88 @@ impl Payload {
 /// A span of one object, from a first chunk already in memory.
 pub(super) struct Chunks {
     reader: ObjectReader,
+    cold: Cold,
     span: Range<u64>,
     next: Next,
 }
 
-/// The next chunk: here, or being read on a thread that may wait for the disk.
+/// The next chunk: here, in the hot set, or being read on a thread that may wait for the disk.
 enum Next {
     Ready(Bytes),
+    Hot(Arc<Hot>),
+    Unread,
     Reading(JoinHandle<Result<Bytes, BodyError>>),
 }
 
-impl Next {
-    fn of(reader: &ObjectReader, at: u64) -> Self {
-        match reader.cached_chunk_at(at) {
-            Some(bytes) if !bytes.is_empty() => Self::Ready(bytes),
-            _ => {
-                let reader = reader.clone();
-                Self::Reading(spawn_blocking(move || read(&reader, at)))
-            }
-        }
-    }
-
-    /// Takes the chunk; what is left holds nothing.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
-        let read = match self {
-            Self::Ready(bytes) => Ok(std::mem::take(bytes)),
-            Self::Reading(task) => ready!(Pin::new(task).poll(cx)).unwrap_or_else(|died| Err(died.into())),
-        };
-        *self = Self::Ready(Bytes::new());
-        Poll::Ready(read)
-    }
-}
-
 impl Chunks {
-    /// Opens an object and reads the first chunk of `span`, which is not empty.
-    pub(super) async fn open(view: Arc<View>, id: ObjectId, span: Range<u64>) -> Result<Self, BodyError> {
-        // A lookup in memory: what may wait for the disk is only the reading.
+    /// Opens an object and waits for the first chunk of `span`, which is not empty.
+    pub(super) async fn open(
+        view: Arc<View>,
+        set: &Arc<HotSet>,
+        id: ObjectId,
+        span: Range<u64>,
+    ) -> Result<Self, BodyError> {
+        // A lookup in memory; only reading may wait for the disk.
         let reader = view.open(&id).map_err(|source| BodyError::Unreadable { id, source })?;
         let reader = reader.ok_or(BodyError::Missing(id))?;
-        let mut next = Next::of(&reader, span.start);
-        let first = std::future::poll_fn(|cx| next.poll(cx)).await?;
-        Ok(Self { reader, span, next: Next::Ready(first) })
+        let next = set.find(&reader, span.end - span.start).map_or(Next::Unread, Next::Hot);
+        let mut chunks = Self { reader, cold: set.cold.clone(), span, next };
+        let first = poll_fn(|cx| chunks.poll_next(cx)).await?;
+        if !matches!(chunks.next, Next::Hot(_)) {
+            chunks.next = Next::Ready(first);
+        }
+        Ok(chunks)
+    }
+
+    /// The memory that it comes out of, if it is hot.
+    pub(super) fn memory(&self) -> Option<&Arc<Sealed>> {
+        match &self.next {
+            Next::Hot(hot) => Some(hot.memory()),
+            _ => None,
+        }
     }
 
     fn left(&self) -> u64 {
         self.span.end - self.span.start
     }
 
+    /// The chunk at the start of the span; what is hot stays at hand.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
+        loop {
+            let at = self.span.start;
+            let read = match &mut self.next {
+                Next::Ready(bytes) => Ok(std::mem::take(bytes)),
+                Next::Hot(hot) => match ready!(hot.poll_part(cx, at, CHUNK.min(self.span.end - at))) {
+                    Some(part) => return Poll::Ready(Ok(part)),
+                    // The store says what is wrong.
+                    None => {
+                        self.next = Next::Unread;
+                        continue;
+                    }
+                },
+                Next::Unread => {
+                    self.read_ahead();
+                    continue;
+                }
+                Next::Reading(task) => {
+                    ready!(Pin::new(task).poll(cx)).unwrap_or_else(|died| Err(died.into()))
+                }
+            };
+            self.next = Next::Unread;
+            return Poll::Ready(read);
+        }
+    }
+
+    fn read_ahead(&mut self) {
+        let (reader, cold, at) = (self.reader.clone(), self.cold.clone(), self.span.start);
+        self.next = Next::Reading(spawn_blocking(move || read(&reader, at).map(|chunk| cold.lend(chunk))));
+    }
+
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if self.left() == 0 {
             return Poll::Ready(None);
         }
-        let mut bytes = match ready!(self.next.poll(cx)) {
+        let mut bytes = match ready!(self.poll_next(cx)) {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.span.start = self.span.end;
@@ -122,8 +156,8 @@ impl Chunks {
             bytes.truncate(self.left() as usize);
         }
         self.span.start += bytes.len() as u64;
-        if self.left() > 0 {
-            self.next = Next::of(&self.reader, self.span.start);
+        if self.left() > 0 && matches!(self.next, Next::Unread) && !self.cold.is_full() {
+            self.read_ahead();
         }
         Poll::Ready(Some(Ok(bytes)))
     }
@@ -150,6 +184,14 @@ pub(super) struct Body {
 impl Body {
     pub(super) fn new(payload: Payload, access: Access) -> Self {
         Self { payload, access }
+    }
+
+    /// The hot set's memory that it comes out of.
+    pub(super) fn memory(&self) -> Option<&Arc<Sealed>> {
+        match &self.payload {
+            Payload::Object(chunks) => chunks.memory(),
+            _ => None,
+        }
     }
 }
 

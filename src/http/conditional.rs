@@ -28,7 +28,7 @@ pub(super) struct Validators {
 /// What to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
-    /// Answer; a Range field counts only if `range` says so.
+    /// Answer; Range is ignored unless `range` is set.
     Proceed {
         /// Steps 5: Range may be honoured.
         range: bool,
@@ -64,8 +64,8 @@ pub(super) fn evaluate(headers: &HeaderMap, now: &Validators) -> Verdict {
     Verdict::Proceed { range: if_range(headers, now) }
 }
 
-/// Step 5. Whether a date is a strong validator (8.8.2.2) need not be asked: here the content of a date's name
-/// never changes, and an alias' date comes from the signed header of what it points to.
+/// Step 5. A date is always a strong validator here (8.8.2.2): the content of a versioned name never changes, and an
+/// alias has the date of the signed header of its target.
 fn if_range(headers: &HeaderMap, now: &Validators) -> bool {
     let Some(field) = headers.get(IF_RANGE) else { return true };
     let Ok(text) = field.to_str() else { return false };

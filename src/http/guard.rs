@@ -1,163 +1,226 @@
-//! The socket as hyper sees it: bounds what a client may send as a request head and how long it may take.
+//! The socket as hyper sees it: how long a client may take over its requests and its answers.
 //!
-//! Guaranteed: a request head above [`HEAD_BYTES`] or [`HEAD_LINES`] is answered 400, in order, after the answers
-//! before it; a head not finished within `head_timeout`, a connection idle for `idle_timeout`, and a client that
-//! takes answers slower than `min_bytes_per_s` end the connection with [`io::ErrorKind::TimedOut`].
-//! Not guaranteed: exact heads where a request carries a body (the body is scanned as if it were the next head);
-//! the server closes such a connection after its answer.
-//!
-//! Why heads are spoilt here and not refused by hyper: hyper answers 414 or 431 for them, and an error of the
-//! socket would cut answers that are still being written. So the byte that crosses the limit becomes NUL, which
-//! no part of a head may hold (RFC 9112, 2.2 and RFC 9110, 5.5), and hyper's own parser answers 400 at the right
-//! moment.
-use super::{Limits, Metrics, heads::TLS_HANDSHAKE};
+//! Guaranteed: when the server waits for a client that reads less than `min_bytes_per_s`, the connection ends with
+//! [`io::ErrorKind::TimedOut`]. What the kernel accepts counts as read; it holds little unsent ([`Window`]), so that
+//! a slow client's progress shows in time. hyper's timeout for a head ([`HeadTimer`]) runs from the head's first byte, and
+//! the one between requests not before the answer is written.
+use super::{
+    Limits, Metrics,
+    socket::{Socket, Window, poll_send},
+};
+use crate::{connections::SharedPulse, hot::Sealed};
+use bytes::Bytes;
+use hyper::rt::{Sleep, Timer};
+use parking_lot::Mutex;
 use std::{
+    future::Future,
     io::{self, IoSlice},
     net::IpAddr,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
-/// The longest request head, request line and fields together, in bytes.
-pub(super) const HEAD_BYTES: usize = 16 * 1024;
-/// The most lines of a request head: the request line and 100 fields, the most hyper's parser takes by default.
-pub(super) const HEAD_LINES: usize = 101;
-/// How much a client that is being turned away may still send, in bytes, and for how long, before it is cut off.
-/// Closing with bytes unread would reset the connection and could destroy the answer on its way.
+/// The first byte of a TLS client (RFC 8446, 5.1), and of no request.
+const TLS_HANDSHAKE: u8 = 22;
+/// How much, in bytes, and how long a client may go on sending after its last answer. Closing a socket with unread bytes
+/// resets the connection, which could destroy that answer on its way.
 const LINGER_BYTES: usize = 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The state of one connection, shared by the socket, hyper's timer and the handler; all run in its task.
+pub(super) struct Course {
+    limits: Limits,
+    pulse: SharedPulse,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// When the current head began; for the first head, when the connection began.
+    head_since: Option<Instant>,
+    /// Bytes have come that no request was made of.
+    unread: bool,
+    /// When a write that had to wait last succeeded.
+    progress: Option<Instant>,
+    /// The memory that the answer comes out of; it lives as long as hyper holds any of it.
+    memory: Weak<Sealed>,
+}
+
+impl Course {
+    pub(super) fn new(limits: Limits, pulse: SharedPulse) -> Arc<Self> {
+        let state =
+            State { head_since: Some(Instant::now()), unread: false, progress: None, memory: Weak::new() };
+        Arc::new(Self { limits, pulse, state: Mutex::new(state) })
+    }
+
+    /// A request has come. Its content, if it has one, will not be read.
+    pub(super) fn asked(&self, has_content: bool) {
+        let mut state = self.state.lock();
+        (state.head_since, state.unread) = (None, has_content);
+        self.pulse.lock().asks();
+    }
+
+    pub(super) fn head_timeout(&self) -> Duration {
+        self.limits.head_timeout
+    }
+
+    /// An answer comes out of this memory.
+    pub(super) fn answers(&self, memory: Option<&Arc<Sealed>>) {
+        self.state.lock().memory = memory.map(Arc::downgrade).unwrap_or_default();
+    }
+
+    /// Whether a head has begun and is not complete.
+    pub(super) fn in_head(&self) -> bool {
+        self.state.lock().head_since.is_some()
+    }
+
+    fn heard(&self) {
+        let mut state = self.state.lock();
+        state.unread = true;
+        state.head_since.get_or_insert_with(Instant::now);
+    }
+
+    /// The client read so much; `waited`: the write had to wait for it.
+    fn wrote(&self, bytes: u64, waited: bool) {
+        if waited {
+            self.state.lock().progress = Some(Instant::now());
+        }
+        let mut pulse = self.pulse.lock();
+        pulse.taken += bytes;
+        pulse.blocked = false;
+    }
+
+    /// hyper begins to wait for a head.
+    fn waits(&self) {
+        let mut state = self.state.lock();
+        let mut pulse = self.pulse.lock();
+        if pulse.asked {
+            state.head_since = None;
+            pulse.waits();
+        }
+    }
+
+    /// When the next head must be complete.
+    fn head_deadline(&self) -> Instant {
+        let state = self.state.lock();
+        let pulse = self.pulse.lock();
+        match state.head_since {
+            Some(since) => since + self.limits.head_timeout,
+            // The end of an answer is still being written: only its pace counts.
+            None if pulse.blocked => Instant::now() + self.limits.idle_timeout,
+            None => state.progress.map_or(pulse.since, |at| at.max(pulse.since)) + self.limits.idle_timeout,
+        }
+    }
+}
+
+/// hyper's clock for heads.
+pub(super) struct HeadTimer(pub(super) Arc<Course>);
+
+impl Timer for HeadTimer {
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
+        Box::pin(HeadSleep(self.0.clone(), Box::pin(sleep_until(self.0.head_deadline()))))
+    }
+
+    /// Called as hyper begins to wait for a head.
+    fn sleep_until(&self, _: std::time::Instant) -> Pin<Box<dyn Sleep>> {
+        self.0.waits();
+        self.sleep(Duration::ZERO)
+    }
+}
+
+struct HeadSleep(Arc<Course>, Pin<Box<tokio::time::Sleep>>);
+impl Sleep for HeadSleep {}
+
+impl Future for HeadSleep {
+    type Output = ();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self(course, sleep) = self.get_mut();
+        poll_past(sleep, cx, course.head_deadline())
+    }
+}
+
+/// Ready once `deadline` has passed; if it has not, the task is woken no later than then.
+fn poll_past(sleep: &mut Pin<Box<tokio::time::Sleep>>, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    if Instant::now() >= deadline {
+        return Poll::Ready(());
+    }
+    // Deadlines mostly move later: a timer that fires early is cheaper than one that is reset each time.
+    while sleep.deadline() > deadline || sleep.as_mut().poll(cx).is_ready() {
+        sleep.as_mut().reset(deadline);
+    }
+    Poll::Pending
+}
+
 /// A socket with the limits of one connection.
 pub(super) struct Guarded<T> {
-    io: T,
-    limits: Limits,
+    pub(super) io: T,
+    /// What was read of it already and is to be read first.
+    ahead: Bytes,
+    course: Arc<Course>,
     metrics: Arc<Metrics>,
-    head: HeadScan,
-    /// When the head that is being waited for must be complete; the first head's clock starts with the connection.
-    head_deadline: Option<Instant>,
-    first_head: bool,
-    /// Since when the connection waits for the next request.
-    idle_since: Option<Instant>,
-    read_alarm: Alarm,
-    pace: Pace,
-    write_alarm: Alarm,
-    linger: Option<(Instant, usize)>,
     peer: Option<IpAddr>,
+    first_byte: bool,
+    pace: Pace,
+    window: Window,
+    alarm: Option<Pin<Box<tokio::time::Sleep>>>,
+    linger: Option<(Instant, usize)>,
 }
 
 impl<T> Guarded<T> {
-    pub(super) fn new(io: T, limits: Limits, metrics: Arc<Metrics>, peer: Option<IpAddr>) -> Self {
-        Self {
-            io,
-            head_deadline: Some(Instant::now() + limits.head_timeout),
-            limits,
-            metrics,
-            head: HeadScan::default(),
-            first_head: true,
-            idle_since: None,
-            read_alarm: Alarm::default(),
-            pace: Pace::default(),
-            write_alarm: Alarm::default(),
-            linger: None,
-            peer,
-        }
+    pub(super) fn new(io: T, course: Arc<Course>, metrics: Arc<Metrics>, peer: Option<IpAddr>) -> Self {
+        let pace = Pace::new(&course.limits);
+        let (window, (ahead, alarm, linger)) = (Window::new(), Default::default());
+        Self { io, ahead, course, metrics, peer, first_byte: true, pace, window, alarm, linger }
     }
 
-    /// Whether the client has kept the connection waiting for a request too long.
-    fn poll_read_overdue(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
-        let now = Instant::now();
-        if self.first_head || self.head.begun() {
-            let deadline = *self.head_deadline.get_or_insert(now + self.limits.head_timeout);
-            if self.read_alarm.poll_past(cx, deadline) {
-                self.metrics.head_timeouts.fetch_add(1, Relaxed);
-                return Some(timed_out("the request head was not complete in time"));
-            }
-        } else {
-            // The end of an answer may still be on its way while hyper already waits for the next request.
-            let since = *self.idle_since.get_or_insert(now);
-            let since = self.pace.last_progress.map_or(since, |written| written.max(since));
-            if self.read_alarm.poll_past(cx, since + self.limits.idle_timeout) {
-                self.metrics.idle_timeouts.fetch_add(1, Relaxed);
-                return Some(timed_out("no request came in time"));
-            }
-        }
-        None
+    /// Gives back what was read too far.
+    pub(super) fn unread(mut self, ahead: Bytes) -> Self {
+        self.ahead = ahead;
+        self
     }
 
-    fn after_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        wrote: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        let overdue = match &wrote {
-            Poll::Ready(Ok(n)) => {
-                self.pace.wrote(*n);
-                false
-            }
-            Poll::Ready(Err(_)) => false,
-            Poll::Pending => loop {
-                match self.pace.blocked(&self.limits) {
-                    Err(TooSlow) => break true,
-                    Ok(again) if !self.write_alarm.poll_past(cx, again) => break false,
-                    Ok(_) => {}
-                }
-            },
-        };
-        if overdue {
-            self.metrics.write_timeouts.fetch_add(1, Relaxed);
-            return Poll::Ready(Err(timed_out("the client took the answer too slowly")));
+    /// Ready once the client, for which a write waits, has used up its time.
+    fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.course.pulse.lock().blocked = true;
+        while let Some(deadline) = self.pace.deadline() {
+            ready!(self.poll_alarm(cx, deadline));
         }
-        wrote
+        self.metrics.write_timeouts.fetch_add(1, Relaxed);
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client took the answer too slowly"))
     }
-}
 
-fn timed_out(why: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, why)
+    fn poll_alarm(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        poll_past(alarm, cx, deadline)
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.head.spoilt {
-            // hyper looks at a partial head again only once it sees a blank line.
-            let n = buf.remaining().min(2);
-            buf.put_slice(&b"\n\n"[..n]);
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
-        match Pin::new(&mut this.io).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => {
-                if this.first_head && !this.head.begun() && buf.filled().get(before) == Some(&TLS_HANDSHAKE) {
-                    this.metrics.spoke_tls(this.peer);
-                }
-                let heads = this.head.scan(buf.filled_mut().get_mut(before..).unwrap_or_default());
-                if heads > 0 {
-                    this.first_head = false;
-                    this.head_deadline = None;
-                }
-                this.idle_since = None;
-                Poll::Ready(Ok(()))
-            }
-            Poll::Pending => match this.poll_read_overdue(cx) {
-                Some(overdue) => Poll::Ready(Err(overdue)),
-                None => Poll::Pending,
-            },
-            error => error,
+        match this.ahead.len().min(buf.remaining()) {
+            0 => ready!(Pin::new(&mut this.io).poll_read(cx, buf))?,
+            some => buf.put_slice(&this.ahead.split_to(some)),
         }
+        if let Some(first) = buf.filled().get(before) {
+            if std::mem::take(&mut this.first_byte) && *first == TLS_HANDSHAKE {
+                this.metrics.spoke_tls(this.peer);
+            }
+            this.course.heard();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
+impl<T: Socket> AsyncWrite for Guarded<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let wrote = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.after_write(cx, wrote)
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
     fn poll_write_vectored(
         self: Pin<&mut Self>,
@@ -165,149 +228,96 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let wrote = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.after_write(cx, wrote)
+        let memory = this.course.state.lock().memory.upgrade();
+        match poll_send(&mut this.io, cx, memory.as_deref(), bufs) {
+            Poll::Ready(Ok(n)) => {
+                if let Some(bytes) = this.window.took(n as u64) {
+                    this.io.hold(bytes);
+                }
+                let waited = this.pace.wrote(n, &this.course.limits);
+                this.course.wrote(n as u64, waited);
+                Poll::Ready(Ok(n))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => this.poll_too_slow(cx).map(Err),
+        }
     }
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        // TLS holds what its client has not taken, and waits here.
+        let Poll::Ready(flushed) = Pin::new(&mut this.io).poll_flush(cx) else {
+            return this.poll_too_slow(cx).map(Err);
+        };
+        if this.pace.blocked_since.is_some() {
+            let waited = this.pace.wrote(0, &this.course.limits);
+            this.course.wrote(0, waited);
+        }
+        Poll::Ready(flushed)
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.linger.is_none() {
-            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-            if !this.head.begun() && !this.head.spoilt {
+            let Poll::Ready(shut) = Pin::new(&mut this.io).poll_shutdown(cx) else {
+                return this.poll_too_slow(cx).map(Err);
+            };
+            shut?;
+            if !this.course.state.lock().unread {
                 return Poll::Ready(Ok(()));
             }
         }
-        let (until, taken) = this.linger.get_or_insert((Instant::now() + LINGER, 0));
+        let (until, mut left) = this.linger.unwrap_or((Instant::now() + LINGER, LINGER_BYTES));
         let mut scratch = [0u8; 4096];
-        while *taken < LINGER_BYTES {
+        while left > 0 {
             let mut buf = ReadBuf::new(&mut scratch);
             match Pin::new(&mut this.io).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => *taken += buf.filled().len(),
-                Poll::Pending if !this.read_alarm.poll_past(cx, *until) => return Poll::Pending,
-                _ => break,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    left = left.saturating_sub(buf.filled().len())
+                }
+                Poll::Ready(_) => break,
+                Poll::Pending => {
+                    this.linger = Some((until, left));
+                    return this.poll_alarm(cx, until).map(Ok);
+                }
             }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// Finds where request heads end and spoils one that is too long.
-#[derive(Default)]
-struct HeadScan {
-    bytes: usize,
-    lines: usize,
-    line_bytes: usize,
-    /// Anything but the blank lines that may come before a request line (RFC 9112, 2.2) has come.
-    started: bool,
-    spoilt: bool,
-}
+/// How many times [`Limits::stall_window`] a client that was fast may pause: a receiver with a full buffer, or a kernel
+/// with a full queue, shows no progress until a good part is free again. At the slowest pace that takes 90 seconds.
+const PATIENCE: u32 = 4;
 
-impl HeadScan {
-    /// Whether part of a head has come.
-    fn begun(&self) -> bool {
-        self.bytes > 0
-    }
-
-    /// Takes the next bytes from the client; returns how many heads ended in them.
-    fn scan(&mut self, bytes: &mut [u8]) -> usize {
-        let mut heads = 0;
-        for byte in bytes {
-            if self.spoilt {
-                *byte = b'\n';
-                continue;
-            }
-            self.bytes += 1;
-            match *byte {
-                b'\n' if self.started && self.line_bytes == 0 && self.bytes <= HEAD_BYTES => {
-                    *self = Self::default();
-                    heads += 1;
-                    continue;
-                }
-                b'\n' => {
-                    self.lines += usize::from(self.started);
-                    self.line_bytes = 0;
-                }
-                b'\r' => {}
-                _ => {
-                    self.started = true;
-                    self.line_bytes += 1;
-                }
-            }
-            if self.bytes > HEAD_BYTES || self.lines > HEAD_LINES {
-                self.spoilt = true;
-                *byte = 0;
-            }
-        }
-        heads
-    }
-}
-
-/// How fast the client takes what is written. The window's clock runs only while a write waits for the client, so
-/// a slow disk is never held against it.
-#[derive(Default)]
+/// How fast the client reads. Its credit shrinks only while a write waits for it, so a slow disk does not count against it;
+/// what it reads adds the time that this may take at the slowest pace.
 struct Pace {
-    /// Written since the window began with a first write that had to wait.
-    bytes: u64,
-    /// Waited in this window, up to the last write that went through.
-    waited: Duration,
+    credit: Duration,
     blocked_since: Option<Instant>,
-    last_progress: Option<Instant>,
 }
-struct TooSlow;
 
 impl Pace {
-    fn wrote(&mut self, n: usize) {
-        if let Some(since) = self.blocked_since.take() {
-            let now = Instant::now();
-            self.waited += now - since;
-            self.last_progress = Some(now);
-        }
-        // What fits into the kernel's buffers before the first wait says nothing about the client.
-        if !self.waited.is_zero() {
-            self.bytes += n as u64;
-        }
+    fn new(limits: &Limits) -> Self {
+        Self { credit: limits.stall_window, blocked_since: None }
     }
 
-    /// While a write waits: when to look again.
-    fn blocked(&mut self, limits: &Limits) -> Result<Instant, TooSlow> {
-        let now = Instant::now();
-        let waited = self.waited + (now - *self.blocked_since.get_or_insert(now));
-        if waited < limits.stall_window {
-            return Ok(now + (limits.stall_window - waited));
-        }
-        let least = (limits.min_bytes_per_s as f64 * limits.stall_window.as_secs_f64()) as u64;
-        if self.bytes < least.max(1) {
-            return Err(TooSlow);
-        }
-        *self = Self { blocked_since: Some(now), last_progress: self.last_progress, ..Self::default() };
-        Ok(now + limits.stall_window)
+    /// Returns whether the write had to wait.
+    fn wrote(&mut self, n: usize, limits: &Limits) -> bool {
+        let waited = self.blocked_since.take().map(|since| since.elapsed());
+        let bought =
+            Duration::from_micros((n as u64).saturating_mul(1_000_000) / limits.min_bytes_per_s.max(1));
+        let left = self.credit.saturating_sub(waited.unwrap_or_default());
+        self.credit = (left + bought).min(limits.stall_window * PATIENCE);
+        waited.is_some()
     }
-}
 
-/// A timer for deadlines that mostly move on: it is set anew only when it fires or the deadline comes nearer.
-#[derive(Default)]
-struct Alarm(Option<Pin<Box<Sleep>>>);
-
-impl Alarm {
-    /// Whether `deadline` has passed; if not, the task is woken no later than then.
-    fn poll_past(&mut self, cx: &mut Context<'_>, deadline: Instant) -> bool {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        loop {
-            if Instant::now() >= deadline {
-                return true;
-            }
-            if sleep.deadline() > deadline || sleep.is_elapsed() {
-                sleep.as_mut().reset(deadline);
-            }
-            if sleep.as_mut().poll(cx).is_pending() {
-                return false;
-            }
-        }
+    /// Until when the waiting write may wait; `None` once that has passed.
+    fn deadline(&mut self) -> Option<Instant> {
+        let since = *self.blocked_since.get_or_insert_with(Instant::now);
+        let deadline = since + self.credit;
+        (Instant::now() < deadline).then_some(deadline)
     }
 }
 
@@ -315,80 +325,67 @@ impl Alarm {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use proptest::prelude::*;
+    use crate::connections::Pulse;
     use std::future::poll_fn;
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        io::{AsyncReadExt, AsyncWriteExt, BufWriter, DuplexStream, duplex},
         time::{advance, sleep, timeout},
     };
 
-    const FOR_EVER: Duration = Duration::from_secs(100_000);
+    impl Socket for DuplexStream {}
+    impl Socket for BufWriter<DuplexStream> {}
 
+    fn course(limits: Limits) -> Arc<Course> {
+        Course::new(limits, Pulse::start())
+    }
     fn guarded(buffer: usize, limits: Limits) -> (Guarded<DuplexStream>, DuplexStream, Arc<Metrics>) {
         let (server, client) = duplex(buffer);
         let metrics = Arc::new(Metrics::default());
-        (Guarded::new(server, limits, metrics.clone(), None), client, metrics)
+        (Guarded::new(server, course(limits), metrics.clone(), None), client, metrics)
     }
     fn secs(s: u64) -> Duration {
         Duration::from_secs(s)
     }
-    fn is_timeout<T: std::fmt::Debug>(result: io::Result<T>) -> bool {
-        result.unwrap_err().kind() == io::ErrorKind::TimedOut
-    }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_head_that_trickles_has_its_time_from_its_first_byte() {
-        let (mut server, mut client, metrics) = guarded(64, Limits::default());
+    /// How long hyper waits for a head from now on.
+    async fn head_time(course: &Arc<Course>) -> u64 {
         let began = Instant::now();
-        let trickle = tokio::spawn(async move {
-            while client.write_all(b"G").await.is_ok() {
-                sleep(secs(1)).await;
-            }
-        });
-        let mut sink = Vec::new();
-        assert!(is_timeout(server.read_to_end(&mut sink).await));
-        assert_eq!(began.elapsed().as_secs(), Limits::default().head_timeout.as_secs());
-        assert_eq!(metrics.head_timeouts.load(Relaxed), 1);
-        drop(server);
-        trickle.await.unwrap();
+        let mut sleep = HeadTimer(course.clone()).sleep_until(began.into());
+        poll_fn(|cx| sleep.as_mut().poll(cx)).await;
+        began.elapsed().as_secs()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn between_requests_the_longer_time_counts_and_an_answer_on_its_way_is_no_idleness() {
-        let limits = Limits { min_bytes_per_s: 0, ..Limits::default() };
-        let (mut server, mut client, metrics) = guarded(64, limits);
-        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let mut head = [0; 18];
-        server.read_exact(&mut head).await.unwrap();
-        // An answer that the client takes a little at a time, longer than the idle time; hyper waits for the next
-        // request meanwhile.
-        let reader = tokio::spawn(async move {
-            let mut bit = [0; 64];
-            for _ in 0..9 {
-                sleep(secs(20)).await;
-                client.read_exact(&mut bit).await.unwrap();
-            }
-            client
+    async fn a_head_has_its_time_from_its_first_byte_and_idleness_another() {
+        let course = course(Limits::default());
+        advance(secs(5)).await;
+        assert!(course.in_head());
+        assert_eq!(head_time(&course).await, 10, "the first head's time begins with the connection");
+        course.asked(false);
+        assert_eq!(head_time(&course).await, 60);
+        assert!(!course.in_head());
+        course.asked(false);
+        let mut sleep = HeadTimer(course.clone()).sleep_until(Instant::now().into());
+        assert!(poll_fn(|cx| Poll::Ready(sleep.as_mut().poll(cx).is_pending())).await);
+        advance(secs(50)).await;
+        course.heard();
+        let began = Instant::now();
+        poll_fn(|cx| sleep.as_mut().poll(cx)).await;
+        assert_eq!(began.elapsed(), Limits::default().head_timeout);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_on_its_way_is_no_idleness() {
+        let course = course(Limits::default());
+        course.asked(false);
+        course.pulse.lock().blocked = true;
+        let waiting = tokio::spawn({
+            let course = course.clone();
+            async move { head_time(&course).await }
         });
-        let mut left = &[7u8; 640][..];
-        poll_fn(|cx| {
-            while !left.is_empty() {
-                match Pin::new(&mut server).poll_write(cx, left) {
-                    Poll::Ready(n) => left = &left[n.unwrap()..],
-                    Poll::Pending => break,
-                }
-            }
-            let mut buf = [0; 8];
-            assert!(Pin::new(&mut server).poll_read(cx, &mut ReadBuf::new(&mut buf)).is_pending());
-            if left.is_empty() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        let _client = reader.await.unwrap();
-        let finished = Instant::now();
-        assert!(is_timeout(server.read_u8().await));
-        assert_eq!(finished.elapsed().as_secs(), 60);
-        assert_eq!(metrics.idle_timeouts.load(Relaxed), 1);
-        assert_eq!(metrics.head_timeouts.load(Relaxed), 0);
+        sleep(secs(500)).await;
+        course.wrote(1, true);
+        assert_eq!(waiting.await.unwrap(), 560);
     }
 
     /// Has a client take `bytes` every `every` seconds of an endless answer; returns when it was cut off.
@@ -414,11 +411,53 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_below_the_least_pace_is_cut_off_and_one_above_is_not() {
-        // 1024 bytes a second over windows of 30 seconds.
+        // 1024 bytes a second, and 30 seconds to begin with.
         assert_eq!(cut_off_after(1, 100_000).await.unwrap().as_secs(), 30);
         assert!(cut_off_after(512, 1).await.unwrap() <= secs(62));
         assert_eq!(cut_off_after(4096, 3).await, None);
         assert_eq!(cut_off_after(2048, 1).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_below_as_in_tls_is_held_to_the_same_pace() {
+        let (server, _client) = duplex(16);
+        let server = BufWriter::new(server);
+        let mut server = Guarded::new(server, course(Limits::default()), Arc::default(), None);
+        server.write_all(&[7; 512]).await.unwrap();
+        let began = Instant::now();
+        assert_eq!(server.flush().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_fast_buys_a_bounded_time() {
+        let (mut server, mut client, _) = guarded(512, Limits::default());
+        let reader = tokio::spawn(async move {
+            client.read_exact(&mut vec![0; 10 << 20]).await.unwrap();
+            client
+        });
+        server.write_all(&vec![7; 10 << 20]).await.unwrap();
+        let _client = reader.await.unwrap();
+        let began = Instant::now();
+        server.write_all(&[7; 1024]).await.unwrap_err();
+        assert_eq!(began.elapsed(), secs(120));
+    }
+
+    /// As a kernel does with a client's full buffers: nothing is taken, then much at once.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_in_leaps_counts_as_much_as_a_steady_flow() {
+        for (every_s, kept) in [(90, true), (180, false)] {
+            let (mut server, mut client, _) = guarded(96 << 10, Limits::default());
+            let reader = tokio::spawn(async move {
+                let mut leap = vec![0; 96 << 10];
+                while client.read_exact(&mut leap).await.is_ok() {
+                    sleep(secs(every_s)).await;
+                }
+            });
+            assert_eq!(server.write_all(&vec![7; 2 << 20]).await.is_ok(), kept, "every {every_s} s");
+            drop(server);
+            reader.await.unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -439,11 +478,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_turned_away_is_heard_out_for_a_bounded_time_only() {
+        const FOR_EVER: Duration = Duration::from_secs(100_000);
         let (mut server, mut client, _) = guarded(1 << 21, Limits::default());
-        client.write_all(&vec![b'a'; HEAD_BYTES + 100_000]).await.unwrap();
-        let mut head = vec![0; HEAD_BYTES + 1];
+        client.write_all(&vec![b'a'; 100_000]).await.unwrap();
+        let mut head = vec![0; 16 * 1024];
         server.read_exact(&mut head).await.unwrap();
-        assert_eq!(head.last(), Some(&0));
         let began = Instant::now();
         timeout(FOR_EVER, server.shutdown()).await.unwrap().unwrap();
         assert_eq!(began.elapsed(), LINGER);
@@ -454,46 +493,5 @@ mod tests {
         timeout(FOR_EVER, server.shutdown()).await.unwrap().unwrap();
         drop(server);
         assert!(flood.await.unwrap().is_err());
-    }
-
-    #[test]
-    fn blank_lines_before_a_request_belong_to_its_head() {
-        let mut scan = HeadScan::default();
-        assert_eq!(scan.scan(&mut b"\r\n\r\nGET / HTTP/1.1\r\n".to_vec()), 0);
-        assert_eq!(scan.scan(&mut b"\r\n\r\n".to_vec()), 1);
-        assert_eq!(scan.scan(&mut b"\n\nGET /\n\nGET /\r\n\n".to_vec()), 2);
-        assert!(scan.bytes == 0 && !scan.spoilt);
-    }
-
-    proptest! {
-        #[test]
-        fn heads_are_found_however_the_bytes_are_cut(
-            heads in proptest::collection::vec("[a-z]{1,5}(\r?\n[a-z:]{1,5}){0,3}\r?\n\r?\n", 0..6),
-            cuts in proptest::collection::vec(0usize..200, 0..8),
-        ) {
-            let mut stream = heads.concat().into_bytes();
-            let original = stream.clone();
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(stream.len())).collect();
-            cuts.extend([0, stream.len()]);
-            cuts.sort_unstable();
-            let mut scan = HeadScan::default();
-            let found: usize = cuts.windows(2).map(|w| scan.scan(&mut stream[w[0]..w[1]])).sum();
-            prop_assert_eq!(found, heads.len());
-            prop_assert_eq!(stream, original);
-        }
-
-        #[test]
-        fn no_head_above_a_limit_passes_unspoilt(
-            line in 1usize..400, lines in 1usize..200, cut in 1usize..5000,
-        ) {
-            let mut stream = format!("{}\r\n", "a".repeat(line)).repeat(lines).into_bytes();
-            stream.extend_from_slice(b"\r\n");
-            let too_long = stream.len() > HEAD_BYTES || lines > HEAD_LINES;
-            let mut scan = HeadScan::default();
-            let heads: usize = stream.chunks_mut(cut).map(|part| scan.scan(part)).sum();
-            prop_assert_eq!(heads, usize::from(!too_long));
-            prop_assert_eq!(scan.spoilt, too_long);
-            prop_assert_eq!(stream.contains(&0), too_long);
-        }
     }
 }

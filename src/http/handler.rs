@@ -1,57 +1,71 @@
-//! One request, one answer: a line of named steps.
+//! One request, one answer, in named steps.
 //!
 //! Method → target → snapshot → resource → conditions (RFC 9110, 13.2.2) → range → content. Everything an answer
-//! says comes from the one snapshot taken at its start. 403 and 429 are never given: ClamAV's clients take them as
-//! a ban. Whatever is not an answer for ever says `no-store` or `no-cache`.
+//! says comes from one snapshot, taken at its start. It is never 403 or 429: ClamAV's clients take these as a ban. Every
+//! answer that may change later says `no-store` or `no-cache`.
 use super::{
-    Aliases, Freshness, Site,
-    access::{Access, Asked},
-    body::{Body, BodyError, Chunks, Payload},
+    Aliases, Line, Site,
+    access::{Access, RequestHead},
+    body::{Body, Chunks, Payload},
     conditional::{self, Validators, Verdict},
     metrics::Kind,
-    page, pages,
+    page::{self, Visit},
+    pages,
     range::{self, Selection},
+    refusal::{NO_STORE, Refusal, TEXT, insert, note},
+    seen,
     target::{NoTarget, Target},
 };
 use crate::{
-    clock::epoch_s,
     cvd::{FileKind, FileName},
     exposition,
-    mirror::Snapshot,
+    mirror::{Snapshot, Standing},
 };
 use bytes::Bytes;
-use cvdmirror_store::{Hasher, NameRecord, ObjectId};
+use cvdmirror_store::{Hasher, NameRecord, ObjectId, View};
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode, Version,
+    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
     header::{
-        ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE,
-        CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION,
-        REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+        ACCEPT_RANGES, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
+        CONTENT_TYPE, ETAG, HOST, HeaderValue, LAST_MODIFIED, LOCATION, REFERRER_POLICY, TRANSFER_ENCODING,
+        X_CONTENT_TYPE_OPTIONS,
     },
 };
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 const REVALIDATE: &str = "no-cache";
-const NO_STORE: &str = "no-store";
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers a request.
-pub(super) async fn answer<B: hyper::body::Body>(
-    site: &Arc<Site>,
-    peer: Option<IpAddr>,
-    request: Request<B>,
-) -> Response<Body> {
+pub(super) async fn answer<B>(site: &Arc<Site>, line: &Line, mut request: Request<B>) -> Response<Body>
+where
+    B: hyper::body::Body + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let target = Target::parse(request.uri());
-    let asked = Asked {
-        peer,
+    let (tells, has_content) = (seen::tells(site, &request), !request.body().is_end_stream());
+    let asked = RequestHead {
+        peer: line.peer,
         method: request.method(),
         uri: request.uri(),
         version: request.version(),
         headers: request.headers(),
     };
-    let mut access = Access::new(&asked, Kind::of(&target), site.clone());
-    let mut answer = match steps(site, &request, target, &mut access).await {
+    let mut access = Access::new(&asked, if tells { Kind::Page } else { Kind::of(&target) }, site.clone());
+    let answered = match *request.method() {
+        Method::CONNECT => connect(site, line, &request).await,
+        Method::POST if tells => {
+            match check_host(&request).and_then(|()| check_authority(site, line, request.uri())) {
+                Ok(()) => seen::take(site, &mut request).await,
+                Err(refusal) => Err(refusal),
+            }
+        }
+        _ => steps(site, line, &request, target, &mut access).await,
+    };
+    let mut answer = match answered {
         Ok(answer) => answer,
         Err(refusal) => {
             if let Refusal::Unreadable(error) = &refusal {
@@ -61,31 +75,60 @@ pub(super) async fn answer<B: hyper::body::Body>(
         }
     };
     let length = answer.body().size();
-    if answer.status() != StatusCode::NOT_MODIFIED && !answer.headers().contains_key(CONTENT_LENGTH) {
+    // What follows 200 to CONNECT is no content (RFC 9110, 9.3.6).
+    let is_tunnel = line.way.lock().is_some();
+    if answer.status() != StatusCode::NOT_MODIFIED
+        && !is_tunnel
+        && !answer.headers().contains_key(CONTENT_LENGTH)
+    {
         answer.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
     if *request.method() == Method::HEAD {
         *answer.body_mut() = Payload::Empty;
     }
-    if !request.body().is_end_stream() {
-        // Nothing here reads a request's content, so what follows on this connection could not be told from it.
+    if has_content || (*request.method() == Method::CONNECT && !is_tunnel) {
+        // Content is not read, or not as a rule, so the next request on this connection could not be told from it.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     access.answer(answer.status(), answer.body().size());
     answer.map(|payload| Body::new(payload, access))
 }
 
+/// Opens a tunnel, where this server is a client's proxy.
+async fn connect<B>(site: &Site, line: &Line, request: &Request<B>) -> Result<Response<Payload>, Refusal> {
+    let proxy = site.proxy.as_ref().ok_or(Refusal::Method)?;
+    check_host(request)?;
+    if request.headers().contains_key(CONTENT_LENGTH) || request.headers().contains_key(TRANSFER_ENCODING) {
+        return Err(Refusal::Malformed("CONNECT has no content"));
+    }
+    if line.inside.load(Relaxed) {
+        return Err(Refusal::Malformed("no tunnel begins inside another"));
+    }
+    let way = proxy.open(request.uri()).await?;
+    *line.way.lock() = Some(way);
+    Ok(Response::new(Payload::Empty))
+}
+
 async fn steps<B>(
     site: &Site,
+    line: &Line,
     request: &Request<B>,
     target: Result<Target, NoTarget>,
     access: &mut Access,
 ) -> Result<Response<Payload>, Refusal> {
     check_method(request.method())?;
     check_host(request)?;
+    check_authority(site, line, request.uri())?;
     let target = target?;
-    let snapshot = site.published.load_full();
-    let found = match find(site, &snapshot, target)? {
+    let mut standing = site.mirror.standing();
+    if let (Some(demands), Target::File(name) | Target::AliasAt(name)) = (&site.demands, &target)
+        && *request.method() == Method::GET
+        && !standing.snapshot.files.contains_key(name)
+    {
+        demands.wait(name, &standing, request.headers()).await?;
+        standing = site.mirror.standing();
+    }
+    let found = match find(site, &standing, target, request.headers())? {
         Resource::Redirect(name) => return Ok(redirect(&name)),
         Resource::Found(found) => found,
     };
@@ -115,8 +158,8 @@ async fn steps<B>(
     *answer.body_mut() = match found.content {
         _ if *request.method() == Method::HEAD || span.is_empty() => Payload::Empty,
         Content::Page(page) => Payload::Page(page),
-        Content::Object { id, .. } => {
-            let chunks = Chunks::open(snapshot.view.clone(), id, span).await;
+        Content::Object { view, id, .. } => {
+            let chunks = Chunks::open(view, &site.hot, id, span).await;
             Payload::Object(chunks.map_err(Refusal::Unreadable)?)
         }
     };
@@ -130,8 +173,8 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-/// RFC 9112, 3.2: an HTTP/1.1 request without exactly one Host is answered 400. With a target in absolute form it
-/// says nothing that counts, and is not asked for.
+/// RFC 9112, 3.2: an HTTP/1.1 request without exactly one Host is answered 400. With a target in absolute form Host is
+/// ignored, so it may be missing.
 fn check_host<B>(request: &Request<B>) -> Result<(), Refusal> {
     let hosts = request.headers().get_all(HOST).iter().count();
     let needed = request.version() == Version::HTTP_11 && request.uri().authority().is_none();
@@ -141,70 +184,111 @@ fn check_host<B>(request: &Request<B>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// RFC 9110, 7.4: a target in absolute form is answered if its host is this one, or one that this server stands for.
+fn check_authority(site: &Site, line: &Line, uri: &Uri) -> Result<(), Refusal> {
+    let Some(host) = uri.host().filter(|_| uri.scheme().is_some()) else { return Ok(()) };
+    let is_address = |own: IpAddr| {
+        let asked = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        asked.is_ok_and(|asked| asked.to_canonical() == own.to_canonical())
+    };
+    let own = line.own.is_some_and(is_address)
+        || host.eq_ignore_ascii_case("localhost")
+        || site
+            .url
+            .parse::<Uri>()
+            .is_ok_and(|url| url.host().is_some_and(|own| own.eq_ignore_ascii_case(host)));
+    match own || site.proxy.as_ref().is_some_and(|proxy| proxy.stands_for(uri)) {
+        true => Ok(()),
+        false => Err(Refusal::Misdirected),
+    }
+}
+
 /// What a target leads to.
 enum Resource {
     Found(Found),
-    Redirect(FileName),
+    Redirect(String),
 }
 
 /// A representation.
 struct Found {
     status: StatusCode,
-    /// The versioned name, of what is asked for by name.
+    /// The versioned name, if it was asked for by name.
     file: Option<FileName>,
     content: Content,
     content_type: &'static str,
     cache: &'static str,
     /// What a browser may do with it (CSP), where a browser shows it.
     policy: Option<&'static str>,
-    /// None where there is nothing to ask conditions about: what is never stored.
+    /// `None` for what is never stored, so that no condition applies.
     validators: Option<Validators>,
 }
 
 enum Content {
-    Object { id: ObjectId, size: u64 },
+    Object { view: Arc<View>, id: ObjectId, size: u64 },
     Page(Bytes),
 }
 
-fn find(site: &Site, snapshot: &Snapshot, target: Target) -> Result<Resource, Refusal> {
-    let health = || (site.health)(snapshot);
+fn find(site: &Site, standing: &Standing, target: Target, headers: &HeaderMap) -> Result<Resource, Refusal> {
+    let snapshot = &*standing.snapshot;
     let found = match target {
         Target::File(name) => {
             let record = record(snapshot, &name)?;
-            Found::object(Some(name), record, FOR_EVER)
+            Found::object(Some(name), record, &snapshot.view, FOR_EVER)
         }
         Target::Object(id) => {
-            // Only what a published name is bound to: the store may hold what is not to be served.
-            let record = snapshot.files.values().find(|record| record.object == id);
-            Found::object(None, record.ok_or(Refusal::Unknown)?, FOR_EVER)
+            // Only objects of published names: the store may hold others that must not be served.
+            let files = snapshot.files.values().map(|record| (record, &snapshot.view));
+            let clds = standing.clds().map(|(_, record, view)| (record, view));
+            let found = files.chain(clds).find(|(record, _)| record.object == id);
+            let (record, view) = found.ok_or(Refusal::Unknown)?;
+            Found::object(None, record, view, FOR_EVER)
         }
         Target::Alias(database) => {
             let published = snapshot.databases.get(&database).ok_or(Refusal::Unknown)?;
             return alias(site, snapshot, FileName::new(&database, published.cvd, FileKind::Cvd));
         }
         Target::AliasAt(name) => return alias(site, snapshot, name),
+        Target::Cld(cvd) => cld(standing, cvd, FOR_EVER)?,
+        Target::CldAlias(database) => {
+            // Never an older one: who asks for it would not ask for the CVD any more.
+            let published = snapshot.databases.get(&database).ok_or(Refusal::Unknown)?;
+            let found = cld(standing, FileName::new(&database, published.cvd, FileKind::Cvd), REVALIDATE)?;
+            match (site.aliases, &found.file) {
+                (Aliases::Redirect, Some(cvd)) => return Ok(Resource::Redirect(cvd.cld())),
+                _ => found,
+            }
+        }
         Target::Index => {
-            let json = pages::index(snapshot).map_err(|_| Refusal::Internal)?;
+            let json = pages::index(standing).map_err(|_| Refusal::Internal)?;
             Found::page(json, "application/json", REVALIDATE)
         }
         Target::DnsTxt => {
             let records = snapshot.txt_records().ok_or(Refusal::Unknown)?;
             Found::page(records, TEXT, REVALIDATE)
         }
-        Target::Status => {
-            let overview = (site.overview)(snapshot);
-            let html = page::render(snapshot, &health(), &overview, &site.metrics, epoch_s());
+        Target::Status(search) => {
+            let clients = site.clients.as_ref().map(|clients| clients.report(&snapshot.versions()));
+            let visit = Visit { host: headers.get(HOST), search };
+            let html = page::render(standing, site, visit, clients.as_ref(), standing.now_s());
             let html = html.map_err(|_| Refusal::Internal)?;
             Found { policy: Some(&page::POLICY), ..Found::page(html, "text/html; charset=utf-8", NO_STORE) }
         }
         Target::Metrics => {
-            let text = site.metrics.render(snapshot, &health());
+            let text = site.metrics.render(standing, standing.now_s());
             Found::page(text, exposition::CONTENT_TYPE, NO_STORE)
         }
+        Target::Live => Found::page("alive\n", TEXT, NO_STORE),
+        Target::Ready => match snapshot.databases.is_empty() {
+            false => Found::page("ready\n", TEXT, NO_STORE),
+            true => Found {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                ..Found::page("nothing is published yet\n", TEXT, NO_STORE)
+            },
+        },
         Target::Health => {
-            let health = health();
+            let health = standing.health(standing.now_s());
             let mut found = Found::page(pages::health(&health), TEXT, NO_STORE);
-            if let Freshness::Stale { .. } = health.freshness {
+            if !health.is_fresh() {
                 found.status = StatusCode::SERVICE_UNAVAILABLE;
             }
             found
@@ -220,29 +304,35 @@ fn record<'a>(snapshot: &'a Snapshot, name: &FileName) -> Result<&'a NameRecord,
 fn alias(site: &Site, snapshot: &Snapshot, name: FileName) -> Result<Resource, Refusal> {
     let record = record(snapshot, &name)?;
     Ok(match site.aliases {
-        Aliases::Redirect => Resource::Redirect(name),
-        Aliases::Direct => Resource::Found(Found::object(Some(name), record, REVALIDATE)),
+        Aliases::Redirect => Resource::Redirect(name.to_string()),
+        Aliases::Direct => Resource::Found(Found::object(Some(name), record, &snapshot.view, REVALIDATE)),
     })
 }
 
-fn redirect(name: &FileName) -> Response<Payload> {
+/// The CLD of a CVD, if there is one.
+fn cld(standing: &Standing, cvd: FileName, cache: &'static str) -> Result<Found, Refusal> {
+    let (_, record, view) = standing.clds().find(|(of, ..)| **of == cvd).ok_or(Refusal::Unknown)?;
+    Ok(Found::object(Some(cvd), record, view, cache))
+}
+
+fn redirect(name: &str) -> Response<Payload> {
     let mut answer = note(StatusCode::FOUND, format!("/{name}\n"));
     insert(answer.headers_mut(), LOCATION, format!("/{name}"));
     answer
 }
 
 impl Found {
-    fn object(file: Option<FileName>, record: &NameRecord, cache: &'static str) -> Self {
+    fn object(file: Option<FileName>, record: &NameRecord, view: &Arc<View>, cache: &'static str) -> Self {
         Self {
             status: StatusCode::OK,
             file,
-            content: Content::Object { id: record.object, size: record.size },
+            content: Content::Object { view: view.clone(), id: record.object, size: record.size },
             content_type: "application/octet-stream",
             cache,
             policy: None,
             validators: Some(Validators {
                 etag: record.object.to_string(),
-                // A date that HTTP cannot say is not said, nor compared.
+                // A date that HTTP cannot express is neither sent nor compared.
                 modified_s: record.modified_s.filter(|s| pages::http_date(*s).is_some()),
             }),
         }
@@ -284,7 +374,7 @@ impl Found {
         }
     }
 
-    /// The answer without its content: what 200, 206 and 304 say alike (RFC 9110, 15.4.5).
+    /// The header fields that 200, 206 and 304 have in common (RFC 9110, 15.4.5).
     fn head(&self, status: StatusCode) -> Response<Payload> {
         let mut answer = Response::new(Payload::Empty);
         *answer.status_mut() = status;
@@ -306,76 +396,4 @@ impl Found {
         }
         answer
     }
-}
-
-/// Sets a field whose value was made here from hex digits, numbers, dates and names of the closed grammar: always
-/// a valid value. Were it not, the field would be left out.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    if let Ok(value) = HeaderValue::try_from(value) {
-        headers.insert(name, value);
-    }
-}
-
-/// Why a request is not answered with what it asks for.
-enum Refusal {
-    /// 400, and why.
-    Malformed(&'static str),
-    /// 404.
-    Unknown,
-    /// 405.
-    Method,
-    /// 412.
-    PreconditionFailed,
-    /// 416, and the whole length.
-    Unsatisfiable(u64),
-    /// 500.
-    Internal,
-    /// 503: the object is published, and this server cannot read it.
-    Unreadable(BodyError),
-}
-
-impl From<NoTarget> for Refusal {
-    fn from(none: NoTarget) -> Self {
-        match none {
-            NoTarget::Malformed => Self::Malformed("the request target is no path"),
-            NoTarget::Unknown => Self::Unknown,
-        }
-    }
-}
-
-impl Refusal {
-    fn answer(&self) -> Response<Payload> {
-        match self {
-            Self::Malformed(why) => note(StatusCode::BAD_REQUEST, format!("{why}\n")),
-            Self::Unknown => note(StatusCode::NOT_FOUND, "not here\n".into()),
-            Self::Method => {
-                let mut answer = note(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-                answer
-            }
-            Self::PreconditionFailed => {
-                note(StatusCode::PRECONDITION_FAILED, "the condition does not hold\n".into())
-            }
-            Self::Unsatisfiable(len) => {
-                let mut answer =
-                    note(StatusCode::RANGE_NOT_SATISFIABLE, "the range begins past the end\n".into());
-                insert(answer.headers_mut(), CONTENT_RANGE, format!("bytes */{len}"));
-                answer
-            }
-            Self::Internal => note(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n".into()),
-            Self::Unreadable(_) => {
-                note(StatusCode::SERVICE_UNAVAILABLE, "the file cannot be read here now\n".into())
-            }
-        }
-    }
-}
-
-/// A short text that no cache may keep.
-fn note(status: StatusCode, text: String) -> Response<Payload> {
-    let mut answer = Response::new(Payload::Page(text.into()));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
-    answer
 }

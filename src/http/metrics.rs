@@ -1,13 +1,10 @@
 //! What the HTTP server counts, and everything that `/metrics` says.
-use super::{
-    Freshness, Health,
-    target::{NoTarget, Target},
-};
+use super::target::{NoTarget, Target};
 use crate::{
     clock::epoch_s,
     cvd::{Database, FileKind},
     exposition::{Exposition, Sample},
-    mirror::Snapshot,
+    mirror::{Standing, plan::Held},
 };
 use cvdmirror_store::Pack;
 use hyper::StatusCode;
@@ -18,7 +15,7 @@ use std::{
 };
 
 /// Every status the handler gives; hyper's own 400 for a malformed head is counted in `malformed`.
-const STATUSES: [u16; 11] = [200, 206, 302, 304, 400, 404, 405, 412, 416, 500, 503];
+const STATUSES: [u16; 16] = [200, 206, 302, 304, 400, 404, 405, 408, 412, 413, 416, 421, 500, 502, 503, 504];
 
 /// What a request is for, as it is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +24,8 @@ pub(super) enum Kind {
     Cvd,
     Cdiff,
     Sign,
-    /// `/<db>.cvd`.
+    Cld,
+    /// `/<db>.cvd`, `/<db>.cld`.
     Alias,
     /// By its hash.
     Object,
@@ -38,10 +36,11 @@ pub(super) enum Kind {
     Other,
 }
 
-const KINDS: [(Kind, &str); 8] = [
+const KINDS: [(Kind, &str); 9] = [
     (Kind::Cvd, "cvd"),
     (Kind::Cdiff, "cdiff"),
     (Kind::Sign, "sign"),
+    (Kind::Cld, "cld"),
     (Kind::Alias, "alias"),
     (Kind::Object, "object"),
     (Kind::Page, "page"),
@@ -58,7 +57,8 @@ impl Kind {
                 FileKind::Cdiff => Self::Cdiff,
                 FileKind::CvdSign | FileKind::CdiffSign => Self::Sign,
             },
-            Target::Alias(_) | Target::AliasAt(_) => Self::Alias,
+            Target::Cld(_) => Self::Cld,
+            Target::Alias(_) | Target::AliasAt(_) | Target::CldAlias(_) => Self::Alias,
             Target::Object(_) => Self::Object,
             Target::Metrics => Self::Metrics,
             // Every page there is or will be, so that a new one need not be named here.
@@ -112,7 +112,7 @@ impl fmt::Debug for Metrics {
 
 impl Metrics {
     /// Shows what `more` adds beside what is counted here. Called by requests: it must not block.
-    pub fn with(mut self, more: impl Fn(&mut Exposition) + Send + Sync + 'static) -> Self {
+    pub(crate) fn with(mut self, more: impl Fn(&mut Exposition) + Send + Sync + 'static) -> Self {
         self.more.push(Box::new(more));
         self
     }
@@ -151,11 +151,17 @@ impl Metrics {
         self.answers[kind as usize].body_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// Writes everything: what is counted, and what the snapshot and the health say now.
-    pub(super) fn render(&self, snapshot: &Snapshot, health: &Health) -> String {
+    /// Writes everything: what is counted, and where the mirror stands now.
+    pub(super) fn render(&self, standing: &Standing, now_s: u64) -> String {
         let mut out = Exposition::default();
         self.served(&mut out);
-        published(&mut out, snapshot, health);
+        published(&mut out, standing, now_s);
+        // Without the file's name: each version would be a series of its own.
+        let underway = standing.activity.now();
+        let done = underway.as_ref().map(|now| Sample::new(now.done_bytes));
+        out.gauge("fetch_done_bytes", "Bytes of the file that is fetched or rebuilt now.", done);
+        let total = underway.and_then(|now| now.total_bytes).map(Sample::new);
+        out.gauge("fetch_size_bytes", "Announced length of that file.", total);
         for more in &self.more {
             more(&mut out);
         }
@@ -170,7 +176,7 @@ impl Metrics {
             let counts = counts.map(|(status, count)| (status, count.load(Relaxed)));
             counts
                 .filter(|(status, count)| *count > 0 || **status == 200)
-                .map(move |(status, count)| Sample::of(count).with("kind", kind).with("code", status))
+                .map(move |(status, count)| Sample::new(count).with("kind", kind).with("code", status))
         });
         out.counter(
             "http_requests_total",
@@ -178,7 +184,7 @@ impl Metrics {
             answers,
         );
         let bytes =
-            kinds().map(|((_, kind), now)| Sample::of(now.body_bytes.load(Relaxed)).with("kind", kind));
+            kinds().map(|((_, kind), now)| Sample::new(now.body_bytes.load(Relaxed)).with("kind", kind));
         out.counter("http_response_bytes_total", "Body bytes handed to connections.", bytes);
         for (name, help, count) in [
             (
@@ -191,44 +197,50 @@ impl Metrics {
             ("http_connections_full_total", "Times the cap on connections was met.", &self.full),
             ("http_malformed_heads_total", "Request heads that were malformed or too long.", &self.malformed),
         ] {
-            out.counter(name, help, [Sample::of(count.load(Relaxed))]);
+            out.counter(name, help, [Sample::new(count.load(Relaxed))]);
         }
         let timeouts =
             [("head", &self.head_timeouts), ("idle", &self.idle_timeouts), ("slow", &self.write_timeouts)];
-        let timeouts = timeouts.map(|(kind, count)| Sample::of(count.load(Relaxed)).with("kind", kind));
+        let timeouts = timeouts.map(|(kind, count)| Sample::new(count.load(Relaxed)).with("kind", kind));
         out.counter("http_timeouts_total", "Connections ended by a time limit.", timeouts);
-        out.gauge("http_connections_open", "Connections open now.", [Sample::of(self.open.load(Relaxed))]);
+        out.gauge("http_connections_open", "Connections open now.", [Sample::new(self.open.load(Relaxed))]);
     }
 }
 
-/// What the snapshot and the health say.
-fn published(out: &mut Exposition, snapshot: &Snapshot, health: &Health) {
-    let fresh = matches!(health.freshness, Freshness::Fresh);
-    out.gauge("fresh", "1 while what is published is fresh, as /health says.", [Sample::of(fresh)]);
-    out.gauge("remarks", "What /health remarks on, in number.", [Sample::of(health.remarks.len())]);
+/// Where the mirror stands.
+fn published(out: &mut Exposition, standing: &Standing, now_s: u64) {
+    let (snapshot, health) = (&standing.snapshot, standing.health(now_s));
+    out.gauge(
+        "fresh",
+        "1 while what is published is fresh, as /health says.",
+        [Sample::new(health.is_fresh())],
+    );
+    out.gauge("remarks", "What /health remarks on, in number.", [Sample::new(health.troubles.len())]);
     let view = &snapshot.view;
     let packs = view.packs();
-    let rotten = view.quarantined().iter().filter(|(id, _)| packs.iter().any(|pack| pack.id() == id));
+    let corrupt = view.quarantined().iter().filter(|(id, _)| packs.iter().any(|pack| pack.id() == id));
     let file_bytes: u64 = packs.iter().map(Pack::file_len).sum();
     let held_bytes: u64 = snapshot.files.values().map(|record| record.size).sum();
     for (name, help, value) in [
         ("store_packs", "Packs in the store, without retired ones.", packs.len() as u64),
         ("store_file_bytes", "Length of the packs' files, without retired ones.", file_bytes),
         ("store_held_bytes", "Length of every file that is served, each on its own.", held_bytes),
-        ("store_quarantined_objects", "Copies of objects that were found rotten.", rotten.count() as u64),
+        ("store_quarantined_objects", "Copies of objects that were found corrupt.", corrupt.count() as u64),
     ] {
-        out.gauge(name, help, [Sample::of(value)]);
+        out.gauge(name, help, [Sample::new(value)]);
     }
     type Of<'a> = &'a dyn Fn(&Database, &crate::mirror::Published) -> Option<u64>;
     let files = |database: &Database| -> Vec<u64> {
-        let of_it = snapshot.files.iter().filter(|(name, _)| name.database == *database);
-        of_it.map(|(_, record)| record.size).collect()
+        snapshot.files_of(database).map(|(_, record)| record.size).collect()
     };
-    let each: [(&str, &str, Of<'_>); 9] = [
+    let each: [(&str, &str, Of<'_>); 10] = [
         ("version", "The version that a client can reach from what is held.", &|_, p| Some(p.version.into())),
         ("cvd_version", "The newest full CVD held.", &|_, p| Some(p.cvd.into())),
         ("signatures", "Signatures in the newest full CVD.", &|_, p| Some(p.signatures.into())),
         ("built_timestamp_seconds", "When the newest full CVD was built.", &|_, p| Some(p.stime_s)),
+        ("frozen", "1 while the newest build there is is older than max_build_age allows.", &|db, _| {
+            Some(standing.frozen_s(db, now_s).is_some().into())
+        }),
         (
             "confirmed_timestamp_seconds",
             "When what is published was last confirmed as the newest at the source.",
@@ -240,14 +252,14 @@ fn published(out: &mut Exposition, snapshot: &Snapshot, health: &Health) {
             &|_, p| Some(p.chain.map_or(0, |(first, last)| u64::from(last - first) + 1)),
         ),
         ("chain_gaps", "CDIFFs that are missing between the oldest and the newest held.", &|db, _| {
-            Some(crate::mirror::plan::Held::of(&snapshot.files, db).gaps().len() as u64)
+            Some(Held::new(&snapshot.files, db).missing())
         }),
         ("files", "Files that are served.", &|db, _| Some(files(db).len() as u64)),
         ("bytes", "Their length.", &|db, _| Some(files(db).iter().sum())),
     ];
     for (name, help, value) in each {
         let samples = snapshot.databases.iter().filter_map(|(database, published)| {
-            Some(Sample::of(value(database, published)?).with("database", database))
+            Some(Sample::new(value(database, published)?).with("database", database))
         });
         out.gauge(&format!("database_{name}"), help, samples);
     }

@@ -1,38 +1,52 @@
-//! The HTTP server: immutable names for ever, aliases that only point, all from one published snapshot.
+//! The HTTP server: versioned names that never change, aliases that point to them, all from one published snapshot.
 //!
-//! Guaranteed: no request makes it hold more than a bounded head and two chunks of one object; every connection
-//! ends in bounded time if its client does nothing; errors of accept neither end nor spin it; on shutdown running
-//! answers may finish for [`Limits::drain`]. Not offered: TLS, HTTP/2, compression (every object is compressed).
+//! Guaranteed: a connection holds at most a bounded head and two chunks of one object, and many
+//! together no more chunks than [`crate::hot::Cold`] allows; it ends in bounded time if its
+//! client does nothing; errors of accept neither stop the server nor make it spin; on shutdown running answers have
+//! [`Limits::drain`] to finish. Not offered: HTTP/2, compression (every object is compressed).
 mod access;
 mod access_log;
 mod body;
 mod conditional;
+mod demand;
 mod guard;
 mod handler;
-mod heads;
 mod metrics;
 mod page;
 mod pages;
+mod proxy;
 mod range;
+mod refusal;
+mod seen;
+mod socket;
 mod target;
+mod tls;
 
 pub use access_log::AccessLog;
 pub use body::BodyError;
+pub use demand::Demands;
 pub use metrics::Metrics;
+pub use proxy::Proxy;
+pub use tls::{Tls, TlsError, TlsFiles};
 
 use crate::{
-    clients::{Clients, Report},
-    mirror::{History, Snapshot, status::Status},
+    clients::Clients,
+    connections::{Connections, SharedPulse},
+    hot::HotSet,
+    mirror::Handle,
 };
-use arc_swap::ArcSwap;
+use guard::{Course, Guarded, HeadTimer};
 use hyper::{
     Request,
-    body::Incoming,
-    header::{CONNECTION, HeaderValue},
+    body::{Body as _, Incoming},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use proxy::Way;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::SockRef;
 use std::{
     convert::Infallible,
     fmt,
@@ -41,37 +55,41 @@ use std::{
     net::IpAddr,
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// Everything a request may read.
 pub struct Site {
-    /// What is published.
-    pub published: Arc<ArcSwap<Snapshot>>,
+    /// Gives what is published, and is told of corrupt objects.
+    pub mirror: Handle,
     /// What `/<db>.cvd` answers.
     pub aliases: Aliases,
+    /// Objects that are sent from memory.
+    pub hot: Arc<HotSet>,
     /// What this server counts.
     pub metrics: Arc<Metrics>,
-    /// Where requests are logged; none: nowhere.
+    /// Where requests are logged; `None`: nowhere.
     pub access_log: Option<Arc<AccessLog>>,
-    /// Remembers who asked; none: nobody is remembered.
+    /// Remembers clients; `None`: none is remembered.
     pub clients: Option<Arc<Clients>>,
-    /// Judges whether a snapshot is fresh now. Called by requests: it must not block.
-    pub health: Box<dyn Fn(&Snapshot) -> Health + Send + Sync>,
-    /// Says what the status page shows beside it. Called by requests: it must not block.
-    pub overview: Box<dyn Fn(&Snapshot) -> Overview + Send + Sync>,
-    /// Told of every object that could not be read, so that it can be repaired. Called by requests: it must not block.
-    pub unreadable: Box<dyn Fn(&cvdmirror_store::Error) + Send + Sync>,
+    /// Where files come from, for the page.
+    pub source: String,
+    /// Where clients reach this mirror, as its settings say; the page prefers the name that it is asked by.
+    pub url: String,
+    /// The hosts for which this server stands as a client's proxy; `None`: it is none.
+    pub proxy: Option<Proxy>,
+    /// Fetches what is not held for a client that asks; `None`: that is not done.
+    pub demands: Option<Arc<Demands>>,
 }
 
 impl fmt::Debug for Site {
@@ -83,58 +101,26 @@ impl fmt::Debug for Site {
 /// What `/<db>.cvd` answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Aliases {
-    /// 302 to the versioned name: a cache can only ever hold what is true for ever.
+    /// 302 to the versioned name: caches only ever keep content that does not change.
     #[default]
     Redirect,
     /// 200 with the content, which every cache has to revalidate.
     Direct,
 }
 
-/// What `/health` says.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Health {
-    /// The verdict.
-    pub freshness: Freshness,
-    /// What goes wrong now, a line each, for people; what is published can be fresh all the same.
-    pub remarks: Vec<String>,
-}
-
-/// What the status page shows beside what is published.
-#[derive(Clone, Debug, Default)]
-pub struct Overview {
-    /// How the mirror is.
-    pub status: Status,
-    /// What its rounds did.
-    pub history: Arc<History>,
-    /// Who asked lately; none where nobody is remembered.
-    pub clients: Option<Report>,
-}
-
-/// Whether what is published is fresh.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Freshness {
-    /// It is.
-    Fresh,
-    /// It is not.
-    Stale {
-        /// Why, in words.
-        why: String,
-    },
-}
-
 /// The bounds of the server and of each connection.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections open at a time. When they are all taken, those that wait between requests are closed, and
-    /// nothing more is accepted until one ends.
+    /// Connections served at a time. When there are more, an idle one, or one of the address that has the most, is closed
+    /// for a newcomer.
     pub connections: usize,
     /// How long a request head may take; the first one's time begins with the connection.
     pub head_timeout: Duration,
     /// How long a connection may wait for its next request.
     pub idle_timeout: Duration,
-    /// The time over which a client's pace is judged while the server waits for it to take an answer.
+    /// How long a client may read nothing of its answer; what it reads gives it more time.
     pub stall_window: Duration,
-    /// The least pace, bytes a second.
+    /// The slowest pace that is served, bytes a second.
     pub min_bytes_per_s: u64,
     /// How long running answers may go on after shutdown.
     pub drain: Duration,
@@ -153,86 +139,84 @@ impl Default for Limits {
     }
 }
 
-/// The first and the longest pause after an error of accept, which mostly means that descriptors or memory ran out.
+/// The first and the longest pause after an error of accept: most often descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Above the longest head, so that hyper never finds one too long by itself; bounds its read and write buffers.
-const BUFFER_BYTES: usize = 4 * guard::HEAD_BYTES;
-
-/// What connections are told.
-#[derive(Clone, Copy, Debug, Default)]
-struct Order {
-    /// How many acceptors wait because connections or descriptors are all taken. While any does, connections that
-    /// wait between requests go, and the others go once they have their answer.
-    full: usize,
-    /// Finish what runs, then go.
-    drain: bool,
-}
+/// The longest request head, request line and fields together, in bytes; hyper answers 431 to a longer one.
+const HEAD_BYTES: usize = 16 * 1024;
+/// How much the kernel may hold for a client that is not yet sent, bytes. Without this it is megabytes: the progress of a
+/// slow client would not show for minutes, and a thousand that read nothing would use up the kernel's memory for TCP.
+const UNSENT_BYTES: u32 = 128 * 1024;
+/// Bounds hyper's read and write buffers.
+const BUFFER_BYTES: usize = 4 * HEAD_BYTES;
 
 /// Serves on every listener until `shutdown`, then drains.
 ///
 /// # Errors
-/// When an acceptor has ended by itself, which none should: whoever started this server is to start another. Errors of
-/// single connections and of accept are counted and logged, and serving goes on.
+/// When an acceptor has ended, which should not happen: the process must be restarted. Errors of single connections and of
+/// accept are counted and logged, and serving goes on.
 pub async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: impl Into<Listeners>,
     site: Arc<Site>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let (orders, heard) = watch::channel(Order::default());
-    // Each acceptor holds a permit while it waits: one listener without work must not starve another.
-    let permits = Arc::new(Semaphore::new(limits.connections.max(1) + listeners.len().saturating_sub(1)));
-    let (open, mut opened) = tokio::sync::mpsc::channel(listeners.len().max(1));
+    raise_descriptor_limit();
+    let ((drain, draining), metrics) = (watch::channel(()), site.metrics.clone());
+    let listeners: Listeners = listeners.into();
+    let (accepted, mut arrivals) = mpsc::channel(listeners.0.len().max(1));
     let mut acceptors = JoinSet::new();
-    for listener in listeners {
-        acceptors.spawn(accept(
-            listener,
-            permits.clone(),
-            orders.clone(),
-            site.metrics.clone(),
-            open.clone(),
-        ));
+    for listener in listeners.0 {
+        acceptors.spawn(accept(listener, metrics.clone(), accepted.clone()));
     }
-    drop(open);
-    let heads = heads::Heads::new(limits.connections);
-    let mut connections = JoinSet::new();
+    drop(accepted);
+    let mut connections = Connections::new(limits.connections, |socket, peer, pulse| {
+        connection(socket, peer, site.clone(), limits.clone(), draining.clone(), pulse)
+    });
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             biased;
             () = &mut shutdown => break,
             Some(_) = acceptors.join_next() => {
-                return Err(io::Error::other("a listener is no longer attended to"));
+                return Err(io::Error::other("a listener has stopped accepting"));
             }
             // Reaped as they end, so that their results never pile up.
-            Some(_) = connections.join_next() => {}
-            Some((socket, permit)) = opened.recv() => {
-                let peer = socket.peer_addr().ok().map(|address| address.ip());
-                let crowded = permits.available_permits() < limits.connections / 2;
-                let Some(head) = heads.begin(peer, crowded) else {
-                    site.metrics.full.fetch_add(1, Relaxed);
-                    continue;
-                };
-                connections.spawn(connection(socket, peer, site.clone(), limits.clone(), heard.clone(), (permit, head)));
+            Some(()) = connections.ended() => {}
+            Some(arrival) = arrivals.recv() => match arrival {
+                Some(socket) => {
+                    let peer = socket.0.peer_addr().ok().map(|address| address.ip());
+                    if connections.arrive(socket, peer) {
+                        metrics.full.fetch_add(1, Relaxed);
+                    }
+                }
+                None => connections.give_way(),
             }
         }
     }
     // Closes the listening sockets.
     acceptors.shutdown().await;
-    drop(opened);
-    orders.send_modify(|order| order.drain = true);
-    let drained = timeout(limits.drain, async { while connections.join_next().await.is_some() {} }).await;
-    if drained.is_err() {
-        let left = connections.len();
-        tracing::warn!(
-            left,
-            "{left} downloads were cut off at shutdown, {:?} after its beginning",
-            limits.drain
-        );
-        connections.shutdown().await;
+    drop(arrivals);
+    let mut running = connections.into_tasks();
+    // Each connection holds a receiver until it ends.
+    drop(draining);
+    let _ = drain.send(());
+    if timeout(limits.drain, drain.closed()).await.is_err() {
+        while running.try_join_next().is_some() {}
+        let left = running.len();
+        tracing::warn!(left, "{left} downloads were cut off, {:?} after shutdown began", limits.drain);
     }
+    running.shutdown().await;
     Ok(())
+}
+
+/// Raises the soft limit of descriptors to the hard one: the usual 1024, made for select(2), is less than the connections
+/// served.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the limit of open files stays at {:?}: {error}", limit.current);
+    }
 }
 
 /// Where connections come from.
@@ -240,67 +224,75 @@ trait Listener: Send + 'static {
     type Socket: Send;
     fn next(&mut self) -> impl Future<Output = io::Result<Self::Socket>> + Send;
 }
-impl Listener for TcpListener {
-    type Socket = TcpStream;
-    async fn next(&mut self) -> io::Result<TcpStream> {
-        let (socket, _) = self.accept().await?;
-        // Answers are written in whole frames: waiting to fill a segment only costs time.
-        socket.set_nodelay(true)?;
-        Ok(socket)
+/// Where connections come from; some speak TLS.
+#[derive(Debug, Default)]
+pub struct Listeners(Vec<(TcpListener, Option<Arc<Tls>>)>);
+
+impl Listeners {
+    /// Adds one that speaks TLS.
+    pub fn add(&mut self, listener: TcpListener, tls: Arc<Tls>) {
+        self.0.push((listener, Some(tls)));
     }
 }
 
-/// Accepts connections, each with its permit, until nobody takes them.
+impl From<Vec<TcpListener>> for Listeners {
+    fn from(plain: Vec<TcpListener>) -> Self {
+        Self(plain.into_iter().map(|listener| (listener, None)).collect())
+    }
+}
+
+/// A connection, and the TLS that it is to speak.
+type Socket = (TcpStream, Option<Arc<Tls>>);
+
+impl Listener for (TcpListener, Option<Arc<Tls>>) {
+    type Socket = Socket;
+    async fn next(&mut self) -> io::Result<Socket> {
+        let (socket, _) = self.0.accept().await?;
+        // Answers are written in whole frames: waiting to fill a segment only costs time.
+        socket.set_nodelay(true)?;
+        SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        Ok((socket, self.1.clone()))
+    }
+}
+
+/// Accepts connections until the receiver is gone. Sends `None` when descriptors or memory ran out.
 async fn accept<L: Listener>(
     mut listener: L,
-    permits: Arc<Semaphore>,
-    orders: watch::Sender<Order>,
     metrics: Arc<Metrics>,
-    open: tokio::sync::mpsc::Sender<(L::Socket, OwnedSemaphorePermit)>,
+    accepted: mpsc::Sender<Option<L::Socket>>,
 ) {
     let mut pause = ACCEPT_PAUSE;
     loop {
-        let permit = match permits.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                metrics.full.fetch_add(1, Relaxed);
-                orders.send_modify(|order| order.full += 1);
-                let permit = permits.clone().acquire_owned().await;
-                orders.send_modify(|order| order.full -= 1);
-                let Ok(permit) = permit else { return };
-                permit
-            }
-        };
-        let socket = loop {
-            match listener.next().await {
-                Ok(socket) => break socket,
-                Err(error) => {
-                    metrics.accept_errors.fetch_add(1, Relaxed);
-                    tracing::warn!(
-                        %error,
-                        "cannot accept a connection: {error}; if files are too many, raise their limit (LimitNOFILE= \
-                         of a service)"
-                    );
-                    if of_one_connection(&error) {
-                        continue;
-                    }
-                    // Out of descriptors or memory: let go what waits, and try again a little later.
-                    orders.send_modify(|order| order.full += 1);
-                    sleep(pause).await;
-                    orders.send_modify(|order| order.full -= 1);
-                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+        let arrival = match listener.next().await {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                metrics.accept_errors.fetch_add(1, Relaxed);
+                tracing::warn!(
+                    %error,
+                    "cannot accept a connection: {error}; if too many files are open, raise the limit (LimitNOFILE= of the \
+                     service)"
+                );
+                if concerns_one_connection(&error) {
+                    continue;
                 }
+                None
             }
         };
-        pause = ACCEPT_PAUSE;
-        if open.send((socket, permit)).await.is_err() {
+        let exhausted = arrival.is_none();
+        if accepted.send(arrival).await.is_err() {
             return;
+        }
+        if exhausted {
+            sleep(pause).await;
+            pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+        } else {
+            pause = ACCEPT_PAUSE;
         }
     }
 }
 
 /// Whether an error of accept concerns only the connection it would have returned (accept(2)).
-fn of_one_connection(error: &io::Error) -> bool {
+fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected};
     matches!(
         error.kind(),
@@ -308,67 +300,118 @@ fn of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Runs one connection to its end.
-async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    socket: S,
+/// Where the requests of a connection come from, and what became of its `CONNECT`.
+#[derive(Debug, Default)]
+struct Line {
+    peer: Option<IpAddr>,
+    /// The address of this host that was called.
+    own: Option<IpAddr>,
+    /// Inside a tunnel there is no other one.
+    inside: AtomicBool,
+    /// The tunnel that the last answer promised.
+    way: Mutex<Option<Way>>,
+}
+
+/// Runs one connection to its end, and the tunnel that it may become.
+async fn connection(
+    (socket, tls): Socket,
     peer: Option<IpAddr>,
     site: Arc<Site>,
     limits: Limits,
-    mut orders: watch::Receiver<Order>,
-    (_permit, head): (OwnedSemaphorePermit, heads::Head),
+    mut drain: watch::Receiver<()>,
+    pulse: SharedPulse,
 ) {
     let metrics = site.metrics.clone();
     metrics.accepted.fetch_add(1, Relaxed);
     let _open = Open::new(&metrics.open);
-    let served = AtomicBool::new(false);
-    let head = Mutex::new(Some(head));
-    let standing = orders.clone();
-    let answer = service_fn(|request: Request<Incoming>| {
-        if !served.swap(true, Relaxed) {
-            drop(head.lock().unwrap_or_else(PoisonError::into_inner).take());
-        }
-        let (site, standing) = (site.clone(), standing.clone());
-        async move {
-            let mut answer = handler::answer(&site, peer, request).await;
-            if standing.borrow().full > 0 {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let io = TokioIo::new(guard::Guarded::new(socket, limits, metrics.clone(), peer));
-    let mut connection = pin!(
-        http1::Builder::new()
-            // A client may close its writing half once it has asked.
-            .half_close(true)
-            .max_buf_size(BUFFER_BYTES)
-            .serve_connection(io, answer)
-    );
-    // Whoever comes while orders stand has yet to hear them.
-    orders.mark_changed();
-    let mut leaving = false;
-    let ended = loop {
-        tokio::select! {
-            ended = connection.as_mut() => break ended,
-            Ok(()) = orders.changed(), if !leaving => {
-                let order = *orders.borrow_and_update();
-                // A connection whose first request is still on its way is not one that waits between requests.
-                leaving = order.drain || (order.full > 0 && served.load(Relaxed));
-                if leaving {
-                    connection.as_mut().graceful_shutdown();
-                }
-            }
-        }
+    let course = Course::new(limits.clone(), pulse);
+    let own = socket.local_addr().ok().map(|address| address.ip());
+    let line = Arc::new(Line { peer, own, ..Line::default() });
+    let Some(tls) = tls else {
+        return serve_on(
+            Guarded::new(socket, course.clone(), metrics.clone(), peer),
+            course,
+            line,
+            site,
+            drain,
+        )
+        .await;
     };
-    if let Err(error) = ended {
-        if error.is_parse() {
-            metrics.malformed.fetch_add(1, Relaxed);
+    let shake = TlsAcceptor::from(tls.config()).accept(socket);
+    let shaken = tokio::select! {
+        shaken = timeout(limits.head_timeout, shake) => shaken,
+        _ = drain.changed() => return,
+    };
+    match shaken {
+        Ok(Ok(socket)) => {
+            serve_on(Guarded::new(socket, course.clone(), metrics.clone(), peer), course, line, site, drain)
+                .await;
         }
-        tracing::debug!(%error, "a connection ended: {error}");
+        Ok(Err(error)) => {
+            metrics.malformed.fetch_add(1, Relaxed);
+            tracing::debug!(%error, "no TLS with a client: {error}");
+        }
+        Err(_) => _ = metrics.head_timeouts.fetch_add(1, Relaxed),
     }
 }
 
-/// Counts one more while it lives.
+/// Answers what is asked on a connection, and in the tunnel that it may become.
+async fn serve_on<T: socket::Socket + Send + 'static>(
+    mut io: Guarded<T>,
+    course: Arc<Course>,
+    line: Arc<Line>,
+    site: Arc<Site>,
+    mut drain: watch::Receiver<()>,
+) {
+    let metrics = &site.metrics;
+    loop {
+        let answer = service_fn(|request: Request<Incoming>| {
+            course.asked(!request.body().is_end_stream());
+            let (site, line, course) = (site.clone(), line.clone(), course.clone());
+            async move {
+                let answer = handler::answer(&site, &line, request).await;
+                course.answers(answer.body().memory());
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let mut served = http1::Builder::new()
+            // A client may close its sending side after its request.
+            .half_close(true)
+            .max_header_size(HEAD_BYTES)
+            .max_buf_size(BUFFER_BYTES)
+            .timer(HeadTimer(course.clone()))
+            .header_read_timeout(course.head_timeout())
+            .serve_connection(TokioIo::new(io), answer);
+        let ended = tokio::select! {
+            ended = &mut served => ended,
+            _ = drain.changed() => {
+                std::pin::Pin::new(&mut served).graceful_shutdown();
+                (&mut served).await
+            }
+        };
+        if let Err(error) = ended {
+            let ended_by = match error {
+                _ if error.is_timeout() && course.in_head() => Some(&metrics.head_timeouts),
+                _ if error.is_timeout() => Some(&metrics.idle_timeouts),
+                _ if error.is_parse() => Some(&metrics.malformed),
+                _ => None,
+            };
+            ended_by.into_iter().for_each(|count| _ = count.fetch_add(1, Relaxed));
+            tracing::debug!(%error, "a connection ended: {error}");
+            return;
+        }
+        // Without a tunnel hyper has closed the socket.
+        let Some(way) = line.way.lock().take() else { return };
+        let parts = served.into_parts();
+        io = parts.io.into_inner().unread(parts.read_buf);
+        match way {
+            Way::Here => line.inside.store(true, Relaxed),
+            Way::Beyond(upstream) => return proxy::relay(io, upstream).await,
+        }
+    }
+}
+
+/// Counts an open connection while it lives.
 struct Open<'a>(&'a std::sync::atomic::AtomicU64);
 impl<'a> Open<'a> {
     fn new(count: &'a std::sync::atomic::AtomicU64) -> Self {
@@ -387,7 +430,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use std::collections::VecDeque;
-    use tokio::{sync::mpsc, time::Instant};
+    use tokio::time::Instant;
 
     /// Gives these errors, one a call, then a connection.
     struct Failing(VecDeque<io::Error>);
@@ -403,23 +446,18 @@ mod tests {
         let emfile = || io::Error::from_raw_os_error(24);
         let aborted = || io::Error::from(io::ErrorKind::ConnectionAborted);
         let errors = (0..8).map(|_| emfile()).chain([aborted()]).collect();
-        let (orders, heard) = watch::channel(Order::default());
         let metrics = Arc::new(Metrics::default());
-        let (open, mut opened) = mpsc::channel(1);
+        let (accepted, mut arrivals) = mpsc::channel(1);
         let began = Instant::now();
-        let permits = Arc::new(Semaphore::new(1));
-        let accepting = tokio::spawn(accept(Failing(errors), permits, orders, metrics.clone(), open));
-        let (_, permit) = opened.recv().await.unwrap();
+        let accepting = tokio::spawn(accept(Failing(errors), metrics.clone(), accepted));
+        let mut exhausted = 0;
+        while arrivals.recv().await.unwrap().is_none() {
+            exhausted += 1;
+        }
         // 50 + 100 + 200 + 400 + 800 ms, then 1 s each; nothing for a connection that broke by itself.
         assert_eq!(began.elapsed(), Duration::from_millis(1550 + 3 * 1000));
-        assert_eq!(metrics.accept_errors.load(Relaxed), 9);
-        // The one connection is taken: who waits between requests is told to go.
-        let mut heard = heard;
-        heard.wait_for(|order| order.full == 1).await.unwrap();
-        assert_eq!(metrics.full.load(Relaxed), 1);
-        drop(permit);
-        drop(opened.recv().await.unwrap());
-        drop(opened);
+        assert_eq!((exhausted, metrics.accept_errors.load(Relaxed)), (8, 9));
+        drop(arrivals);
         accepting.await.unwrap();
     }
 }

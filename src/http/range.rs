@@ -1,8 +1,8 @@
 //! Which part of a representation a request asks for.
 //!
 //! In order (RFC 9110, 14.2):
-//! 1. any method but GET, or an empty representation: the whole (no byte of it could be named in Content-Range);
-//! 2. more than [`MAX_RANGES`] ranges: refused, so that no header costs more than its own reading;
+//! 1. any method but GET, or an empty representation: the whole (Content-Range cannot express a part of nothing);
+//! 2. more than [`MAX_RANGES`] ranges: refused, to bound the work that a header causes;
 //! 3. no Range field, several of them, another unit, or a set that does not parse (14.1.1): the whole;
 //! 4. several ranges: the whole, as 14.2 allows;
 //! 5. one range that begins past the end, or a suffix of no bytes: not satisfiable (15.5.17);
@@ -41,15 +41,15 @@ pub(super) fn select(method: &Method, headers: &HeaderMap, len: u64) -> Selectio
     let mut fields = fields();
     match (fields.next(), fields.next()) {
         (Some(field), None) if *method == Method::GET && len > 0 => {
-            parse(field).map_or(Selection::Whole, |range| range.of(len))
+            parse(field).map_or(Selection::Whole, |range| range.within(len))
         }
         _ => Selection::Whole,
     }
 }
 
-/// One range as it was asked for.
+/// A range as the request gives it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Asked {
+enum RangeSpec {
     /// `first-last`, or `first-` with `u64::MAX`.
     FromTo(u64, u64),
     /// `-n`: the last n bytes.
@@ -58,8 +58,8 @@ enum Asked {
     Several,
 }
 
-impl Asked {
-    fn of(self, len: u64) -> Selection {
+impl RangeSpec {
+    fn within(self, len: u64) -> Selection {
         match self {
             Self::Several => Selection::Whole,
             Self::FromTo(first, _) if first >= len => Selection::Unsatisfiable,
@@ -71,7 +71,7 @@ impl Asked {
 }
 
 /// Parses `bytes=…`; none if it is another unit or not well-formed.
-fn parse(field: &[u8]) -> Option<Asked> {
+fn parse(field: &[u8]) -> Option<RangeSpec> {
     let field = std::str::from_utf8(field).ok()?;
     let (unit, set) = field.split_once('=')?;
     if !unit.trim_matches([' ', '\t']).eq_ignore_ascii_case("bytes") {
@@ -81,24 +81,24 @@ fn parse(field: &[u8]) -> Option<Asked> {
     // A list may hold empty elements (RFC 9110, 5.6.1.2).
     for element in set.split(',').map(|e| e.trim_matches([' ', '\t'])).filter(|e| !e.is_empty()) {
         let one = parse_one(element)?;
-        asked = Some(if asked.is_none() { one } else { Asked::Several });
+        asked = Some(if asked.is_none() { one } else { RangeSpec::Several });
     }
     asked
 }
 
-fn parse_one(element: &str) -> Option<Asked> {
+fn parse_one(element: &str) -> Option<RangeSpec> {
     let (first, last) = element.split_once('-')?;
     match (first, last) {
-        ("", n) => Some(Asked::Last(position(n)?)),
-        (first, "") => Some(Asked::FromTo(position(first)?, u64::MAX)),
+        ("", n) => Some(RangeSpec::Last(position(n)?)),
+        (first, "") => Some(RangeSpec::FromTo(position(first)?, u64::MAX)),
         (first, last) => {
             let (first, last) = (position(first)?, position(last)?);
-            (first <= last).then_some(Asked::FromTo(first, last))
+            (first <= last).then_some(RangeSpec::FromTo(first, last))
         }
     }
 }
 
-/// Digits; what does not fit into 64 bits is past every end alike.
+/// Digits; a number that does not fit 64 bits lies past any end.
 fn position(digits: &str) -> Option<u64> {
     let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     all_digits.then(|| digits.parse().unwrap_or(u64::MAX))

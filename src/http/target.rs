@@ -1,9 +1,12 @@
-//! What a request's target asks for: a closed grammar over the path, so that no URI ever becomes a file's path.
+//! What a request's target names, by a closed grammar: no URI ever becomes a path in the file system.
 //!
 //! Nothing is decoded or normalised: `/%64aily.cvd`, `/./daily.cvd` and `//daily.cvd` are other names, and unknown.
 use crate::cvd::{Database, FileName};
 use cvdmirror_store::ObjectId;
 use hyper::Uri;
+
+/// Longer than any name of a file.
+const MAX_SEARCH_CHARS: usize = 64;
 
 /// A resource that a path can name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,6 +17,10 @@ pub(super) enum Target {
     Alias(Database),
     /// `/<db>.cvd?version=N`: exactly that one, by its versioned name.
     AliasAt(FileName),
+    /// `/<db>-<N>.cld`, by the CVD of that version.
+    Cld(FileName),
+    /// `/<db>.cld`: that of the newest CVD.
+    CldAlias(Database),
     /// `/objects/<blake3 hex>`.
     Object(ObjectId),
     /// `/index.json`
@@ -22,10 +29,14 @@ pub(super) enum Target {
     DnsTxt,
     /// `/health`
     Health,
+    /// `/livez`
+    Live,
+    /// `/readyz`
+    Ready,
     /// `/metrics`
     Metrics,
-    /// `/`
-    Status,
+    /// `/`, and what is searched for: `/?q=daily-28110`.
+    Status(Option<String>),
 }
 
 /// Why a target names nothing.
@@ -38,20 +49,30 @@ pub(super) enum NoTarget {
 }
 
 impl Target {
-    /// Reads a target in origin or absolute form (RFC 9112, 3.2.1 and 3.2.2): a client that uses this server as its
-    /// proxy gets what the path names, whatever host it names.
+    /// Reads a target in origin or absolute form (RFC 9112, 3.2.1 and 3.2.2). The host of an absolute form is checked
+    /// elsewhere.
     pub(super) fn parse(uri: &Uri) -> Result<Self, NoTarget> {
         let path = uri.path().strip_prefix('/').ok_or(NoTarget::Malformed)?;
         let fixed = match path {
-            "" => Some(Self::Status),
+            "" => Some(Self::Status(uri.query().and_then(searched))),
             "index.json" => Some(Self::Index),
             "dns.txt" => Some(Self::DnsTxt),
             "health" => Some(Self::Health),
+            "livez" => Some(Self::Live),
+            "readyz" => Some(Self::Ready),
             "metrics" => Some(Self::Metrics),
             _ => None,
         };
         fixed.or_else(|| named(path, uri.query())).ok_or(NoTarget::Unknown)
     }
+}
+
+/// What a form sent, as far as a file's name could be so long.
+fn searched(query: &str) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    let (_, text) = pairs.find(|(key, _)| key == "q")?;
+    let text: String = text.trim().chars().take(MAX_SEARCH_CHARS).collect();
+    (!text.is_empty()).then_some(text)
 }
 
 fn named(path: &str, query: Option<&str>) -> Option<Target> {
@@ -60,6 +81,10 @@ fn named(path: &str, query: Option<&str>) -> Option<Target> {
     }
     if let Ok(name) = path.parse() {
         return Some(Target::File(name));
+    }
+    if let Some(stem) = path.strip_suffix(".cld") {
+        let alias = || stem.parse().ok().filter(|_| query.is_none()).map(Target::CldAlias);
+        return FileName::of_cld(path).map(Target::Cld).or_else(alias);
     }
     let database: Database = path.strip_suffix(".cvd")?.parse().ok()?;
     let version = query.and_then(|q| q.split('&').find_map(|pair| pair.strip_prefix("version=")));
@@ -92,14 +117,20 @@ mod tests {
         assert_eq!(parse("/daily.cvd?x=1"), Ok(Target::Alias("daily".parse().unwrap())));
         assert_eq!(parse("/daily.cvd?version=7"), Ok(Target::AliasAt(file("daily-7.cvd"))));
         assert_eq!(parse("/daily.cvd?x=1&version=7"), Ok(Target::AliasAt(file("daily-7.cvd"))));
+        assert_eq!(parse("/daily-7.cld"), Ok(Target::Cld(file("daily-7.cvd"))));
+        assert_eq!(parse("/daily.cld"), Ok(Target::CldAlias("daily".parse().unwrap())));
         let id = cvdmirror_store::Hasher::new().finish();
         assert_eq!(parse(&format!("/objects/{id}")), Ok(Target::Object(id)));
         for (path, target) in [
-            ("/", Target::Status),
-            ("http://host", Target::Status),
+            ("/", Target::Status(None)),
+            ("http://host", Target::Status(None)),
+            ("/?x=1&q=", Target::Status(None)),
+            ("/?q=%20daily-7+", Target::Status(Some("daily-7".into()))),
             ("/index.json", Target::Index),
             ("/dns.txt", Target::DnsTxt),
             ("/health", Target::Health),
+            ("/livez", Target::Live),
+            ("/readyz", Target::Ready),
             ("/metrics", Target::Metrics),
         ] {
             assert_eq!(parse(path), Ok(target), "{path}");
@@ -109,7 +140,9 @@ mod tests {
     #[test]
     fn everything_else_is_unknown() {
         for path in [
-            "/daily.cld",
+            "/daily.cld?version=7",
+            "/daily-0.cld",
+            "/daily-7.cld.sign",
             "/daily",
             "/daily.cvd/",
             "//daily.cvd",

@@ -11,7 +11,7 @@ use crate::cvd::{
 impl Snapshot {
     /// Makes the record of `current.cvd.<zone>`; none before anything was confirmed at the source.
     ///
-    /// A mirror recommends no release: 0.0.0 with the warning flag 0, so that no client warns of itself. A database
+    /// A mirror recommends no release: 0.0.0 with the warning flag 0, so that no client warns that it is outdated. A database
     /// that is not held has version 0.
     pub fn txt_record(&self) -> Option<CurrentRecord> {
         let level = self.databases.values().map(|published| published.functionality_level).max();

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! DATA_DIR/store/       sealed packs: the backup unit
-//! DATA_DIR/tmp/         packs being built, downloads being staged; emptied at start
+//! DATA_DIR/cld/         packs of CLDs, with publish_cld: what is lost is made anew
+//! DATA_DIR/tmp/         packs being built; emptied at start
 //! DATA_DIR/state.redb   what may be lost
 //! DATA_DIR/lock         held by the one server or sync
 //! DATA_DIR/control      socket of the running server
 //! ```
 use super::OpenError;
 use std::{
-    fs::{File, TryLockError},
+    fs::{DirBuilder, File, TryLockError},
     io::{self, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -42,7 +44,12 @@ impl DataDir {
         self.root.join("store")
     }
 
-    /// Files being built or staged.
+    /// Packs of CLDs.
+    pub fn cld(&self) -> PathBuf {
+        self.root.join("cld")
+    }
+
+    /// Files being built.
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
@@ -68,18 +75,29 @@ impl DataDir {
         text.trim().parse().ok()
     }
 
+    /// Creates the directories that are missing, for their owner, and its group to read: who backs the store up.
+    ///
+    /// # Errors
+    /// When one cannot be created.
+    pub fn create(&self) -> Result<(), OpenError> {
+        for path in [self.root.clone(), self.store(), self.tmp()] {
+            let created = DirBuilder::new().recursive(true).mode(0o750).create(&path);
+            created.map_err(|source| OpenError::Io { path, source })?;
+        }
+        Ok(())
+    }
+
     /// Creates what is missing and takes the lock.
     ///
     /// # Errors
     /// [`OpenError::Locked`] when another process holds it, [`OpenError::Io`] otherwise.
     pub fn lock(&self) -> Result<Lock, OpenError> {
-        for dir in [self.root.clone(), self.store(), self.tmp()] {
-            std::fs::create_dir_all(&dir).map_err(|source| OpenError::Io { path: dir, source })?;
-        }
+        self.create()?;
         let path = self.root.join("lock");
         let io = |source| OpenError::Io { path: path.clone(), source };
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o640);
+        let mut file = options.open(&path).map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -4,11 +4,12 @@
 //! Kept in state.redb and written at most once a round, so it survives a restart and may be lost with that file.
 use super::{
     Snapshot,
-    report::{DatabaseRound, FileRound, Outcome, Round},
+    report::{DatabaseReport, Detail, FileReport, Outcome, RoundReport},
 };
 use crate::{
     cvd::{Database, FileKind, FileName},
-    source::budget::{self, Count},
+    source::budget::{self, Count, RequestKind},
+    trouble::Trouble,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -84,33 +85,34 @@ pub enum What {
     /// Checks succeed again.
     Recovered,
     /// The source answered with an older file than it speaks of.
-    Lagged(String),
+    Lagged(Trouble),
     /// What came was not taken.
-    Refused(String),
+    Refused(Trouble),
     /// A file could not be had, or not be rebuilt.
-    Missed(String),
+    Missed(Trouble),
     /// The newest version could not be had.
-    Failed(String),
+    Failed(Trouble),
     /// What the source says does not agree.
-    Doubted(String),
+    Doubted(Trouble),
     /// Something is wrong with the store.
-    Found(String),
+    Found(Trouble),
 }
 
 impl What {
     /// Whether things go on well from here: what went wrong before is another story.
     pub fn is_good(&self) -> bool {
-        self.text().is_none()
+        self.trouble().is_none()
     }
 
-    fn text(&self) -> Option<&str> {
+    /// The trouble; none where things went well.
+    pub fn trouble(&self) -> Option<&Trouble> {
         match self {
-            Self::Lagged(text)
-            | Self::Refused(text)
-            | Self::Missed(text)
-            | Self::Failed(text)
-            | Self::Doubted(text)
-            | Self::Found(text) => Some(text),
+            Self::Lagged(trouble)
+            | Self::Refused(trouble)
+            | Self::Missed(trouble)
+            | Self::Failed(trouble)
+            | Self::Doubted(trouble)
+            | Self::Found(trouble) => Some(trouble),
             Self::Announced(_)
             | Self::Patched(_)
             | Self::Fetched { .. }
@@ -119,23 +121,42 @@ impl What {
         }
     }
 
-    /// Whether it is the same trouble. Numbers are not compared: a wait gets shorter, a broken download ends elsewhere.
-    fn repeats(&self, other: &Self) -> bool {
-        let words = |what: &Self| what.text().map(|text| text.replace(|c: char| c.is_ascii_digit(), ""));
-        std::mem::discriminant(self) == std::mem::discriminant(other) && words(self) == words(other)
+    /// Whether it is the same trouble again.
+    fn recurs(&self, other: &Self) -> bool {
+        let same = |a: &Trouble, b: &Trouble| match self {
+            // Each thing in the store is trouble of its own.
+            Self::Found(_) => a == b,
+            _ => a.recurs(b),
+        };
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+            && self.trouble().zip(other.trouble()).is_some_and(|(a, b)| same(a, b))
     }
 }
 
 impl History {
+    /// Its times for what they can be at `now_s`: nothing happened in the future.
+    pub fn plausible(mut self, now_s: u64) -> Self {
+        for event in &mut self.events {
+            event.at_s = event.at_s.min(now_s);
+            event.first_at_s = event.first_at_s.min(now_s);
+        }
+        for when in self.versions.values_mut().flat_map(BTreeMap::values_mut) {
+            for at_s in [&mut when.announced_at_s, &mut when.held_at_s, &mut when.full_at_s] {
+                *at_s = at_s.map(|at_s| at_s.min(now_s));
+            }
+        }
+        self
+    }
+
     /// Takes in what a round did; `snapshot` is what is published after it, `now_s` its end.
-    pub(super) fn note(&mut self, round: &Round, snapshot: &Snapshot, now_s: u64) {
+    pub(super) fn note(&mut self, round: &RoundReport, snapshot: &Snapshot, now_s: u64) {
         for database in &round.databases {
             self.note_database(database, snapshot, round.started_at_s, now_s);
         }
         for finding in &round.findings {
             // One that lasts is shown as long as it does; here it happened once.
-            let what = What::Found(cut(finding));
-            if !self.events.iter().any(|event| event.what.repeats(&what)) {
+            let what = What::Found(finding.cut(TEXT));
+            if !self.events.iter().any(|event| event.what.recurs(&what)) {
                 self.push(None, what, now_s);
             }
         }
@@ -144,7 +165,7 @@ impl History {
         }
     }
 
-    fn note_database(&mut self, round: &DatabaseRound, snapshot: &Snapshot, began_s: u64, now_s: u64) {
+    fn note_database(&mut self, round: &DatabaseReport, snapshot: &Snapshot, began_s: u64, now_s: u64) {
         if let Some(newest) = &round.newest {
             let at_s = newest.at_s.map_or(began_s, |at_s| at_s.min(now_s));
             if self.announced(&round.database, newest.version, at_s) {
@@ -152,20 +173,29 @@ impl History {
             }
         }
         self.reached(round, snapshot);
-        let patched = |file: &FileRound| file.outcome == Outcome::Stored && file.wanted.ends_with(".cdiff");
-        if let Some(version) = round.published.filter(|_| round.published > round.before)
+        let patched = |file: &FileReport| {
+            file.outcome == Outcome::Stored && RequestKind::from(&file.wanted) == RequestKind::Cdiff
+        };
+        // With the first full file, what was held before it could not be reached.
+        let first = round.before.is_none();
+        if first {
+            self.note_files(round, snapshot, now_s);
+        }
+        if let Some(version) = round
+            .published
+            .filter(|_| round.published > round.before.max(if first { round.cvd } else { None }))
             && round.files.iter().any(patched)
         {
             self.push(Some(&round.database), What::Patched(version), now_s);
         }
-        for file in &round.files {
-            self.note_file(round, file, snapshot, now_s);
+        if !first {
+            self.note_files(round, snapshot, now_s);
         }
-        for remark in round.newest.iter().flat_map(|newest| &newest.remarks) {
-            self.trouble(&round.database, What::Doubted(cut(remark)), now_s);
+        for doubt in round.newest.iter().flat_map(|newest| &newest.doubts) {
+            self.trouble(&round.database, What::Doubted(Trouble::from(doubt).cut(TEXT)), now_s);
         }
         match &round.error {
-            Some(error) => self.trouble(&round.database, What::Failed(cut(error)), now_s),
+            Some(error) => self.trouble(&round.database, What::Failed(error.cut(TEXT)), now_s),
             None if self.episode(&round.database).any(|(_, what)| matches!(what, What::Failed(_))) => {
                 self.push(Some(&round.database), What::Recovered, now_s);
             }
@@ -173,42 +203,46 @@ impl History {
         }
     }
 
-    fn note_file(&mut self, round: &DatabaseRound, file: &FileRound, snapshot: &Snapshot, now_s: u64) {
+    fn note_files(&mut self, round: &DatabaseReport, snapshot: &Snapshot, now_s: u64) {
+        for file in &round.files {
+            self.note_file(round, file, snapshot, now_s);
+        }
+    }
+
+    fn note_file(&mut self, round: &DatabaseReport, file: &FileReport, snapshot: &Snapshot, now_s: u64) {
+        let database = &round.database;
         let full = || {
             let version = round.cvd?;
-            let name = FileName::new(&round.database.parse().ok()?, version, FileKind::Cvd);
-            Some((version, snapshot.files.get(&name)?.size))
+            Some((version, snapshot.files.get(&FileName::new(database, version, FileKind::Cvd))?.size))
         };
+        let trouble = file.detail.trouble().unwrap_or_else(|| file.wanted.to_string().into()).cut(TEXT);
         match file.outcome {
             Outcome::Rebuilt => {
                 let Some((version, bytes)) = full() else { return };
-                self.push(Some(&round.database), What::Rebuilt { version, bytes }, now_s);
+                self.push(Some(database), What::Rebuilt { version, bytes }, now_s);
                 let today = budget::on_day(&mut self.rebuilt, now_s);
                 today.requests += 1;
                 today.bytes += bytes;
             }
-            Outcome::Stored if file.wanted.ends_with(".cvd") => {
+            Outcome::Stored if RequestKind::from(&file.wanted) == RequestKind::Cvd => {
                 if let Some((version, bytes)) = full() {
-                    self.push(Some(&round.database), What::Fetched { version, bytes }, now_s);
+                    self.push(Some(database), What::Fetched { version, bytes }, now_s);
                 }
-                if !file.detail.is_empty() {
-                    self.trouble(&round.database, What::Lagged(cut(&file.detail)), now_s);
+                if file.detail != Detail::None {
+                    self.trouble(database, What::Lagged(trouble), now_s);
                 }
             }
-            Outcome::Stale => self.trouble(&round.database, What::Lagged(cut(&file.detail)), now_s),
-            Outcome::Refused => self.trouble(&round.database, What::Refused(cut(&file.detail)), now_s),
-            Outcome::Failed => {
-                let text = cut(&format!("{}: {}", file.wanted, file.detail));
-                self.trouble(&round.database, What::Missed(text), now_s);
-            }
+            Outcome::Stale => self.trouble(database, What::Lagged(trouble), now_s),
+            Outcome::Refused => self.trouble(database, What::Refused(trouble), now_s),
+            Outcome::Failed => self.trouble(database, What::Missed(trouble), now_s),
             // What the source does not have is no event: if it is missed, the round's error says so.
             Outcome::Stored | Outcome::Used | Outcome::Absent => {}
         }
     }
 
     /// Notes that the source speaks of a version. Says whether it is newer than all before it.
-    fn announced(&mut self, database: &str, version: u32, at_s: u64) -> bool {
-        let versions = self.versions.entry(database.to_owned()).or_default();
+    fn announced(&mut self, database: &Database, version: u32, at_s: u64) -> bool {
+        let versions = self.versions.entry(database.to_string()).or_default();
         // A source that once spoke of a version far away, and takes it back, leaves no trace.
         let far = version.saturating_add(VERSIONS as u32);
         versions.retain(|known, when| *known <= far || when.held_at_s.is_some());
@@ -221,15 +255,15 @@ impl History {
     }
 
     /// Notes what is here, by the times under which the store keeps it.
-    fn reached(&mut self, round: &DatabaseRound, snapshot: &Snapshot) {
-        let Ok(database) = round.database.parse::<Database>() else { return };
-        let Some(published) = snapshot.databases.get(&database) else { return };
+    fn reached(&mut self, round: &DatabaseReport, snapshot: &Snapshot) {
+        let database = &round.database;
+        let Some(published) = snapshot.databases.get(database) else { return };
         let stored_at_s = |version, kind| {
-            let record = snapshot.files.get(&FileName::new(&database, version, kind))?;
+            let record = snapshot.files.get(&FileName::new(database, version, kind))?;
             (record.size > 0).then_some(record.stored_at_s)
         };
         let full = |version| stored_at_s(version, FileKind::Cvd);
-        let versions = self.versions.entry(round.database.clone()).or_default();
+        let versions = self.versions.entry(database.to_string()).or_default();
         let held = [full(published.version), stored_at_s(published.version, FileKind::Cdiff)];
         let when = versions.entry(published.version).or_default();
         when.held_at_s = when.held_at_s.or(held.into_iter().flatten().min());
@@ -241,8 +275,8 @@ impl History {
     }
 
     /// Notes trouble: the same again, while nothing went well in between, is the same event.
-    fn trouble(&mut self, database: &str, what: What, now_s: u64) {
-        let same = self.episode(database).find(|(_, known)| known.repeats(&what)).map(|(at, _)| at);
+    fn trouble(&mut self, database: &Database, what: What, now_s: u64) {
+        let same = self.episode(database).find(|(_, known)| known.recurs(&what)).map(|(at, _)| at);
         match same {
             Some(at) => {
                 let before = self.events.remove(at);
@@ -254,25 +288,17 @@ impl History {
     }
 
     /// What happened to a database since things last went well, newest first.
-    fn episode(&self, database: &str) -> impl Iterator<Item = (usize, &What)> {
+    fn episode(&self, database: &Database) -> impl Iterator<Item = (usize, &What)> {
         let events = self.events.iter().enumerate().rev();
-        let of_it = events.filter(move |(_, event)| event.database.as_deref() == Some(database));
+        let of_it = events.filter(move |(_, event)| event.database.as_deref() == Some(database.as_str()));
         of_it.map(|(at, event)| (at, &event.what)).take_while(|(_, what)| !what.is_good())
     }
 
-    fn push(&mut self, database: Option<&str>, what: What, now_s: u64) {
-        let database = database.map(str::to_owned);
+    fn push(&mut self, database: Option<&Database>, what: What, now_s: u64) {
+        let database = database.map(ToString::to_string);
         self.events.push(Event { at_s: now_s, first_at_s: now_s, times: 1, database, what });
         let over = self.events.len().saturating_sub(EVENTS);
         self.events.drain(..over);
-    }
-}
-
-/// `text`, cut to [`TEXT`] characters.
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(TEXT) {
-        Some((at, _)) => format!("{} …", &text[..at]),
-        None => text.to_owned(),
     }
 }
 
@@ -282,7 +308,7 @@ mod tests {
     use super::*;
     use crate::{
         mirror::{Published, Snapshot},
-        source::{Evidence, Newest},
+        source::{Evidence, FetchError, Newest},
     };
     use cvdmirror_store::{NameRecord, ObjectId, Store};
 
@@ -296,7 +322,7 @@ mod tests {
             modified_s: None,
             stored_at_s: at_s,
             origin: String::new(),
-            proof: String::new(),
+            proof: cvdmirror_store::Proof::Unknown,
         };
         let published = Published {
             version,
@@ -316,23 +342,27 @@ mod tests {
     }
 
     fn newest(version: u32) -> Option<Newest> {
-        Some(Newest { version, evidence: Evidence::TxtRecord, at_s: None, remarks: Vec::new() })
+        Some(Newest { version, evidence: Evidence::TxtRecord, at_s: None, doubts: Vec::new() })
     }
 
-    fn file(wanted: &str, outcome: Outcome, detail: &str) -> FileRound {
-        FileRound { outcome, detail: detail.into(), ..FileRound::of(wanted.into()) }
+    fn file(wanted: &str, outcome: Outcome, detail: &str) -> FileReport {
+        FileReport { outcome, detail: detail.to_owned().into(), ..FileReport::new(wanted.parse().unwrap()) }
     }
 
-    fn daily(newest: Option<Newest>) -> DatabaseRound {
-        DatabaseRound { database: "daily".into(), newest, ..DatabaseRound::default() }
+    fn daily(newest: Option<Newest>) -> DatabaseReport {
+        DatabaseReport { newest, ..DatabaseReport::new("daily".parse().unwrap()) }
     }
 
-    fn failed(error: &str) -> DatabaseRound {
-        DatabaseRound { error: Some(error.into()), ..daily(None) }
+    fn failed(error: &Trouble) -> DatabaseReport {
+        DatabaseReport { error: Some(error.clone()), ..daily(None) }
     }
 
-    fn round(started_at_s: u64, database: DatabaseRound) -> Round {
-        Round { started_at_s, databases: vec![database], ..Round::default() }
+    fn waits(minutes: u64) -> Trouble {
+        Trouble::from(&FetchError::CoolDown { url: "x".into(), wait_s: minutes * 60, why: "429".into() })
+    }
+
+    fn round(started_at_s: u64, database: DatabaseReport) -> RoundReport {
+        RoundReport { started_at_s, databases: vec![database], ..RoundReport::default() }
     }
 
     fn told(history: &History) -> Vec<(u64, u32, What)> {
@@ -342,7 +372,7 @@ mod tests {
     #[test]
     fn a_version_is_announced_then_held_then_full() {
         let mut history = History::default();
-        let before = DatabaseRound {
+        let before = DatabaseReport {
             before: Some(8),
             published: Some(9),
             cvd: Some(8),
@@ -353,7 +383,7 @@ mod tests {
             ..daily(newest(9))
         };
         history.note(&round(100, before), &snapshot(9, 8, &[("daily-9.cdiff", 101)]), 110);
-        let then = DatabaseRound {
+        let then = DatabaseReport {
             before: Some(9),
             published: Some(9),
             cvd: Some(9),
@@ -392,27 +422,27 @@ mod tests {
     #[test]
     fn trouble_that_lasts_is_one_event_that_counts() {
         let mut history = History::default();
-        let held = snapshot(9, 9, &[]);
-        history.note(&round(1, failed("not asked for another 30 min")), &held, 1);
-        history.note(&round(2, failed("the disk is full")), &held, 2);
-        history.note(&round(3, failed("not asked for another 9 min")), &held, 3);
-        let waits = What::Failed("not asked for another 9 min".into());
+        let (held, again) = (snapshot(9, 9, &[]), failed(&waits(9)));
+        history.note(&round(1, failed(&waits(30))), &held, 1);
+        history.note(&round(2, failed(&"the disk is full".into())), &held, 2);
+        history.note(&round(3, failed(&waits(9))), &held, 3);
+        let waits = What::Failed(waits(9));
         assert_eq!(told(&history), [(2, 1, What::Failed("the disk is full".into())), (3, 2, waits.clone())]);
         assert_eq!(history.events[1].first_at_s, 1);
         // What comes after things went well is another story.
         history.note(&round(4, daily(None)), &held, 4);
         history.note(&round(5, daily(None)), &held, 5);
-        history.note(&round(6, failed("not asked for another 9 min")), &held, 6);
+        history.note(&round(6, again), &held, 6);
         assert_eq!(told(&history)[2..], [(4, 1, What::Recovered), (6, 1, waits)]);
     }
 
     #[test]
     fn a_finding_that_lasts_is_told_once() {
         let mut history = History::default();
-        let found = Round { findings: vec!["pack x is rotten".into()], ..Round::default() };
+        let found = RoundReport { findings: vec!["pack x is corrupt".into()], ..RoundReport::default() };
         history.note(&found, &snapshot(9, 9, &[]), 1);
         history.note(&found, &snapshot(9, 9, &[]), 2);
-        assert_eq!(told(&history), [(1, 1, What::Found("pack x is rotten".into()))]);
+        assert_eq!(told(&history), [(1, 1, What::Found("pack x is corrupt".into()))]);
     }
 
     #[test]
@@ -420,11 +450,11 @@ mod tests {
         let mut history = History::default();
         for at in 1..=500_u32 {
             let letter = char::from_u32('a' as u32 + at).unwrap();
-            let mut report = failed(&String::from(letter).repeat(10_000));
+            let mut report = failed(&String::from(letter).repeat(10_000).into());
             report.newest = newest(at);
-            let findings = (0..10).map(|n| String::from(letter).repeat(n)).collect();
+            let findings = (0..10).map(|n| String::from(letter).repeat(n).into()).collect();
             let held = snapshot(at, at, &[(&format!("daily-{at}.cvd"), u64::from(at))]);
-            history.note(&Round { findings, ..round(1, report) }, &held, u64::from(at) * 86_400);
+            history.note(&RoundReport { findings, ..round(1, report) }, &held, u64::from(at) * 86_400);
         }
         assert_eq!(history.events.len(), EVENTS);
         assert_eq!(history.versions["daily"].len(), VERSIONS);

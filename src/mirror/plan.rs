@@ -3,6 +3,7 @@
 //! The order spares the upstream and serves clients first: the CDIFFs from the CVD held to the newest version
 //! (clients can follow those at once), then the newest CVD itself, rebuilt from its 512-byte header where the
 //! CDIFFs allow it and fetched whole where not, then the CDIFFs that led to the oldest one held.
+use crate::cvd::{FileKind, FileName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// More versions behind than this, the full CVD is the cheaper way: the CDN keeps CDIFFs for about 90 days.
@@ -20,6 +21,15 @@ pub struct Held {
 }
 
 impl Held {
+    /// Adds a file; an empty CDIFF is no patch.
+    pub fn insert(&mut self, name: &FileName, is_patch: bool) {
+        match name.kind {
+            FileKind::Cvd => drop(self.cvds.insert(name.version)),
+            FileKind::Cdiff => drop(self.cdiffs.insert(name.version, is_patch)),
+            FileKind::CvdSign | FileKind::CdiffSign => {}
+        }
+    }
+
     /// The newest full CVD.
     pub fn newest_cvd(&self) -> Option<u32> {
         self.cvds.last().copied()
@@ -43,14 +53,26 @@ impl Held {
         (first < version).then_some((first + 1, version))
     }
 
-    /// Versions below the newest held CDIFF that have none: the gaps.
-    pub fn gaps(&self) -> Vec<u32> {
-        match (self.cdiffs.first_key_value(), self.cdiffs.last_key_value()) {
-            (Some((first, _)), Some((last, _))) => {
-                (*first..*last).filter(|version| !self.cdiffs.contains_key(version)).collect()
-            }
-            _ => Vec::new(),
+    /// The gaps: ranges of versions between the oldest and the newest CDIFF held that have none. Never list their
+    /// versions: there may be four billion.
+    pub fn gaps(&self) -> Vec<(u32, u32)> {
+        let versions = self.cdiffs.keys().zip(self.cdiffs.keys().skip(1));
+        versions.filter(|(one, next)| **next - **one > 1).map(|(one, next)| (one + 1, next - 1)).collect()
+    }
+
+    /// How many versions lie in the gaps.
+    pub fn missing(&self) -> u64 {
+        self.gaps().iter().map(|(first, last)| u64::from(last - first) + 1).sum()
+    }
+
+    /// Whether a CDIFF's version is absurdly far from every full CVD, or where there is none, from every other CDIFF.
+    pub fn is_stray(&self, version: u32) -> bool {
+        let near = version.saturating_sub(MAX_JUMP)..=version.saturating_add(MAX_JUMP);
+        if !self.cvds.is_empty() {
+            return self.cvds.range(near).next().is_none();
         }
+        let own = self.cdiffs.contains_key(&version);
+        self.cdiffs.len() > usize::from(own) && self.cdiffs.range(near).all(|(other, _)| *other == version)
     }
 }
 
@@ -83,6 +105,8 @@ pub struct Answers {
     pub done: BTreeSet<Step>,
     /// The version in the header that the source sent.
     pub header: Option<u32>,
+    /// Whether some full file is known not to be worth fetching: its header is asked first.
+    pub is_wary: bool,
 }
 
 /// Whether a version that a TXT record names is too far ahead to be believed by itself.
@@ -95,7 +119,8 @@ pub fn absurd(held: &Held, newest: u32) -> bool {
 pub fn next(held: &Held, newest: u32, answers: &Answers, backfill: u32) -> Option<Step> {
     let untried = |step: Step| (!answers.done.contains(&step)).then_some(step);
     let Some(base) = held.newest_cvd() else {
-        return untried(Step::Cvd(newest));
+        let wary = answers.is_wary && answers.header.is_none();
+        return untried(if wary { Step::Header(newest) } else { Step::Cvd(newest) });
     };
     // The file may be ahead of the record that speaks of it.
     let newest = newest.max(answers.header.unwrap_or(0));
@@ -205,7 +230,7 @@ mod tests {
             ("end of u32", held(&[u32::MAX], &[]), u32::MAX, &[], None, 0, None),
         ];
         for (what, held, newest, done, header, backfill, expected) in cases {
-            let answers = Answers { done: done.iter().copied().collect(), header: *header };
+            let answers = Answers { done: done.iter().copied().collect(), header: *header, is_wary: false };
             assert_eq!(next(held, *newest, &answers, *backfill), *expected, "{what}");
         }
     }
@@ -243,7 +268,30 @@ mod tests {
         let held = held(&[5], &[(2, true), (4, false), (5, true)]);
         assert_eq!(held.chain_to(5), Some((4, 5)));
         assert_eq!(held.chain_to(6), None);
-        assert_eq!(held.gaps(), vec![3]);
+        assert_eq!((held.gaps(), held.missing()), (vec![(3, 3)], 1));
+    }
+
+    /// A pack may bind any version: what it makes of the gaps is counted, not listed.
+    #[test]
+    fn a_version_at_the_end_of_u32_costs_nothing() {
+        let held = held(&[5], &[(5, true), (u32::MAX, false)]);
+        assert_eq!((held.gaps(), held.missing()), (vec![(6, u32::MAX - 1)], u64::from(u32::MAX) - 6));
+        assert_eq!((held.reachable(), held.chain_to(u32::MAX)), (Some(5), Some((u32::MAX, u32::MAX))));
+        assert!(held.is_stray(u32::MAX));
+    }
+
+    #[test]
+    fn a_stray_is_far_from_every_cvd_or_else_from_every_cdiff() {
+        for (cvds, cdiffs, version, stray) in [
+            (&[5][..], &[][..], 1005, false),
+            (&[5], &[(1005, true)], 1006, true),
+            (&[5, 2000], &[], 1006, false),
+            (&[], &[], 9, false),
+            (&[], &[(9, true)], 5000, true),
+            (&[], &[(9, true)], 1009, false),
+        ] {
+            assert_eq!(held(cvds, cdiffs).is_stray(version), stray, "{cvds:?} {cdiffs:?} {version}");
+        }
     }
 
     #[test]

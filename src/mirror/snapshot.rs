@@ -2,7 +2,10 @@
 //!
 //! Guarantees: every name in it is held whole and was verified by this installation; a version it advertises
 //! can be reached by a client from what is held (a full CVD, and patches after it without a gap).
-use super::plan::Held;
+use super::{
+    plan::Held,
+    reading::{self, Unheld},
+};
 use crate::cvd::{Database, FileKind, FileName, HEADER_BYTES, Header, HeaderError};
 use cvdmirror_store::{NameRecord, View};
 use std::{collections::BTreeMap, sync::Arc};
@@ -52,12 +55,9 @@ pub struct Unreadable {
 /// Why a stored CVD's header cannot be read back.
 #[derive(Debug, thiserror::Error)]
 pub enum UnreadableHeader {
-    /// The store does not give it: most likely it is rotten.
+    /// The store does not give it: most likely it is corrupt.
     #[error(transparent)]
-    Store(#[from] cvdmirror_store::Error),
-    /// No pack has it.
-    #[error("its object is in no pack")]
-    Missing,
+    Held(#[from] Unheld),
     /// It has fewer bytes than a header.
     #[error("it is shorter than a header")]
     Short,
@@ -67,21 +67,28 @@ pub enum UnreadableHeader {
 }
 
 impl Snapshot {
-    /// Reads what a view of the store lets be published; `confirmed` tells when each database was last
+    /// Reads what a view of the store lets be published, but for what is `hidden`; `confirmed` tells when each database was last
     /// confirmed. A name of no ClamAV file, a sign file without its file, and a CVD whose header cannot be read
-    /// back (rot) are left out; the last of these is said in the second value.
-    pub fn of(view: Arc<View>, confirmed: impl Fn(&Database) -> Option<u64>) -> (Self, Vec<Unreadable>) {
+    /// back are left out; the last of these is said in the second value.
+    pub fn new(
+        view: Arc<View>,
+        hidden: impl Fn(&FileName) -> bool,
+        confirmed: impl Fn(&Database) -> Option<u64>,
+    ) -> (Self, Vec<Unreadable>) {
         let mut files: BTreeMap<FileName, NameRecord> =
             view.names().filter_map(|(name, record)| Some((name.parse().ok()?, record.clone()))).collect();
+        files.retain(|name, _| !hidden(name));
         let mut unreadable = Vec::new();
         let mut headers: BTreeMap<Database, Header> = BTreeMap::new();
         files.retain(|name, record| {
             if name.kind != FileKind::Cvd {
                 return true;
             }
-            match header_of(&view, record) {
+            match header_of(&view, name) {
                 // In order of version: the last one stays.
                 Ok(header) => {
+                    // What the content says, whatever the pack's record does.
+                    record.modified_s = Some(header.stime_s);
                     headers.insert(name.database.clone(), header);
                     true
                 }
@@ -101,7 +108,7 @@ impl Snapshot {
         }
         let mut databases = BTreeMap::new();
         for (database, header) in headers {
-            let held = Held::of(&files, &database);
+            let held = Held::new(&files, &database);
             let Some(version) = held.reachable() else { continue };
             let published = Published {
                 version,
@@ -117,6 +124,17 @@ impl Snapshot {
         // The oldest confirmation speaks for all: a record must not look fresher than its stalest field.
         let confirmed_at_s = databases.values().map(|p| p.confirmed_at_s).min().flatten();
         (Self { files, databases, confirmed_at_s, view }, unreadable)
+    }
+
+    /// Of a view of which nothing is published yet.
+    pub fn empty(view: Arc<View>) -> Self {
+        Self { files: BTreeMap::new(), databases: BTreeMap::new(), confirmed_at_s: None, view }
+    }
+
+    /// What is served of one database.
+    pub fn files_of(&self, database: &Database) -> impl DoubleEndedIterator<Item = (&FileName, &NameRecord)> {
+        let of = |version, kind| FileName::new(database, version, kind);
+        self.files.range(of(0, FileKind::Cvd)..=of(u32::MAX, FileKind::CdiffSign))
     }
 
     /// The version that is advertised of each database.
@@ -137,27 +155,19 @@ impl Snapshot {
 
 impl Held {
     /// What of `files` belongs to `database`.
-    pub fn of(files: &BTreeMap<FileName, NameRecord>, database: &Database) -> Self {
+    pub fn new(files: &BTreeMap<FileName, NameRecord>, database: &Database) -> Self {
         let mut held = Self::default();
         let first = FileName::new(database, 0, FileKind::Cvd);
         for (name, record) in files.range(first..).take_while(|(name, _)| name.database == *database) {
-            match name.kind {
-                FileKind::Cvd => {
-                    held.cvds.insert(name.version);
-                }
-                FileKind::Cdiff => {
-                    held.cdiffs.insert(name.version, record.size > 0);
-                }
-                FileKind::CvdSign | FileKind::CdiffSign => {}
-            }
+            held.insert(name, record.size > 0);
         }
         held
     }
 }
 
 /// Reads a stored CVD's header back.
-fn header_of(view: &View, record: &NameRecord) -> Result<Header, UnreadableHeader> {
-    let chunk = view.open(&record.object)?.ok_or(UnreadableHeader::Missing)?.chunk_at(0)?;
+fn header_of(view: &View, name: &FileName) -> Result<Header, UnreadableHeader> {
+    let chunk = reading::open(view, &name.to_string())?.1.next_chunk().map_err(Unheld::from)?;
     let bytes = chunk.get(..HEADER_BYTES).ok_or(UnreadableHeader::Short)?;
     Ok(Header::parse(bytes)?)
 }

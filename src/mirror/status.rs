@@ -1,20 +1,21 @@
 //! What is held and published, how fresh it is, and what went wrong last: one value for people and programs.
 use super::{
-    DataDir, Mirror, OpenError, Published, Snapshot,
-    state::{DatabaseState, State},
+    DataDir, Health, OpenError, Snapshot, Standing, admission, doubts::Doubts, holdings,
+    judgement::Judgement, memory::DatabaseState, proving,
 };
 use crate::{
     clock::{ago, epoch_s},
-    cvd::Database,
-    source::budget::Book,
+    cvd::{Database, FileName},
+    hot,
+    source::{Underway, budget::Book},
+    state::{State, StateError},
+    style::{BAD, GOOD, HEAD},
+    trouble::{Told, Trouble},
+    units::{count, grouped, size},
 };
 use cvdmirror_store::Store;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 /// The state of a mirror at one moment.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -34,12 +35,24 @@ pub struct Status {
     /// What a running server remarks around the store, in words that name the fix.
     #[serde(default)]
     pub remarks: Vec<String>,
+    /// Everything that goes wrong, as values: what is above in words, each cause once.
+    #[serde(default)]
+    pub troubles: Vec<Told>,
+    /// In how many seconds the source is asked again; `None` where no server runs, or a round is being done.
+    #[serde(default)]
+    pub next_check_in_s: Option<u64>,
+    /// What is being fetched or rebuilt now.
+    #[serde(default)]
+    pub now: Option<Underway>,
     /// What was asked of the upstream; `None` for a directory.
     pub ledger: Option<Book>,
     /// Packs in the store.
     pub packs: u64,
     /// Their length together, bytes.
     pub store_bytes: u64,
+    /// What a running server sends from memory; `None` where none runs.
+    #[serde(default)]
+    pub hot: Option<hot::Figures>,
 }
 
 /// One database.
@@ -69,86 +82,31 @@ pub struct DatabaseStatus {
     pub stale: Option<String>,
     /// What went wrong at the last check.
     pub last_error: Option<String>,
+    /// The version that clients without DNS stay at, while only CDIFFs of a newer one are held: these see the header of
+    /// the newest full CVD, and those that ask for the mirror's TXT record get `version`.
+    #[serde(default)]
+    pub without_dns: Option<u32>,
+    /// How old the newest build is, seconds, where that is older than the site allows.
+    #[serde(default)]
+    pub frozen_s: Option<u64>,
     /// Whether it is held from earlier, and no longer mirrored.
     #[serde(default)]
     pub left: bool,
 }
 
-impl Mirror {
-    /// Says how the running mirror is; `snapshot` is what it has published. Never waits for the disk.
-    pub fn status(&self, dir: &DataDir, snapshot: &Snapshot, max_age: Duration) -> Status {
-        let status = Status::of(dir, snapshot, &self.remembered(), self.findings(), max_age);
-        Status { serving: true, ledger: self.book(), remarks: self.remarks(), ..status }
-    }
-}
-
 impl Status {
-    /// Reads the status from the files, beside nobody: nothing is written.
-    ///
-    /// # Errors
-    /// When the store or the state file cannot be read.
-    pub fn read(dir: &DataDir, databases: &[Database], max_age: Duration) -> Result<Self, OpenError> {
-        if !dir.store().exists() {
-            return Err(OpenError::NoStore { data_dir: dir.root().into() });
-        }
-        let state = State::open_read_only(&dir.state())?;
-        let scan = Store::scan(&dir.store())?;
-        let mut findings: Vec<String> = scan.findings.iter().map(ToString::to_string).collect();
-        let mut packs = Vec::new();
-        let retired = state.as_ref().map(State::retired).transpose()?.unwrap_or_default();
-        for pack in scan.packs.into_iter().filter(|pack| !retired.contains_key(pack.id())) {
-            let trusted = match &state {
-                Some(state) => state.trusted(pack.id())?.filter(|t| t.file_len == pack.file_len()),
-                None => None,
-            };
-            match trusted {
-                Some(trusted) => packs.push((trusted.rank, pack)),
-                None => findings.push(format!(
-                    "pack {} is verified at the next start, and until then not published",
-                    pack.id()
-                )),
-            }
-        }
-        packs.sort_by_key(|(rank, _)| *rank);
-        let packs = packs.into_iter().map(|(_, pack)| pack).collect();
-        let (store, conflicts) = Store::assemble(&dir.store(), &dir.tmp(), packs)?;
-        findings.extend(conflicts.iter().map(ToString::to_string));
-        for (pack, object) in state.as_ref().map(State::rotten).transpose()?.unwrap_or_default().into_keys() {
-            store.quarantine(&pack, object);
-            findings.extend(super::rotten(&store.view(), &pack, object));
-        }
-        let mut remembered = BTreeMap::new();
-        for database in databases {
-            let known = match &state {
-                Some(state) => state.database(database)?,
-                None => DatabaseState::default(),
-            };
-            remembered.insert(database.clone(), known);
-        }
-        let confirmed = |d: &Database| remembered.get(d).and_then(|s: &DatabaseState| s.confirmed_at_s);
-        let (snapshot, unreadable) = Snapshot::of(store.view(), confirmed);
-        findings.extend(unreadable.iter().map(ToString::to_string));
-        let ledger = state.map(|state| state.book()).transpose()?;
-        Ok(Self { ledger, ..Self::of(dir, &snapshot, &remembered, findings, max_age) })
-    }
-
-    fn of(
-        dir: &DataDir,
-        snapshot: &Snapshot,
-        remembered: &BTreeMap<Database, DatabaseState>,
-        findings: Vec<String>,
-        max_age: Duration,
-    ) -> Self {
-        let stale_because = stale_because(snapshot, remembered, max_age);
-        let now_s = epoch_s();
+    /// Says how a mirror stands at this time. Never waits for the disk.
+    pub fn new(standing: &Standing, now_s: u64) -> Self {
+        let Standing { snapshot, databases, .. } = standing;
+        let Health { stale, troubles, next_s } = standing.health(now_s);
         // What is held of databases that are no longer mirrored is served all the same.
-        let others = snapshot.files.keys().map(|name| &name.database).collect::<BTreeSet<_>>();
-        let others = others.into_iter().filter(|database| !remembered.contains_key(database));
-        let forgotten = DatabaseState::default();
-        let all = remembered.iter().chain(others.map(|database| (database, &forgotten)));
-        let databases = all.map(|(database, state)| {
+        let all: BTreeSet<&Database> =
+            databases.keys().chain(snapshot.files.keys().map(|name| &name.database)).collect();
+        let left = DatabaseState::default();
+        let databases = all.into_iter().map(|database| {
+            let state = databases.get(database).unwrap_or(&left);
             let published = snapshot.databases.get(database);
-            let files = || snapshot.files.iter().filter(|(name, _)| name.database == *database);
+            let files = || snapshot.files_of(database);
             DatabaseStatus {
                 database: database.to_string(),
                 version: published.map(|p| p.version),
@@ -160,55 +118,66 @@ impl Status {
                 newest: state.newest,
                 checked_at_s: state.checked_at_s,
                 confirmed_at_s: state.confirmed_at_s,
-                stale: stale(published, state, max_age, now_s).filter(|_| remembered.contains_key(database)),
-                last_error: state.last_error.clone(),
-                left: !remembered.contains_key(database),
+                stale: standing.stale_of(database, now_s).map(|stale| stale.to_string()),
+                last_error: state.last_error.as_ref().map(ToString::to_string),
+                without_dns: published.filter(|p| p.cvd < p.version).map(|p| p.cvd),
+                frozen_s: standing.frozen_s(database, now_s),
+                left: !databases.contains_key(database),
             }
         });
+        let texts = |told: &[Told]| told.iter().map(ToString::to_string).collect();
+        let packs = snapshot.view.packs();
         Self {
-            data_dir: dir.root().display().to_string(),
+            data_dir: standing.data_dir.display().to_string(),
             serving: false,
-            fresh: stale_because.is_empty(),
-            stale_because,
+            fresh: stale.is_empty(),
+            stale_because: texts(&stale),
             databases: databases.collect(),
-            findings,
-            remarks: Vec::new(),
-            ledger: None,
-            packs: snapshot.view.packs().len() as u64,
-            store_bytes: snapshot.view.packs().iter().map(|pack| pack.file_len()).sum(),
+            findings: standing.findings.iter().map(ToString::to_string).collect(),
+            remarks: texts(&standing.remarks),
+            troubles,
+            next_check_in_s: next_s,
+            now: standing.activity.now(),
+            ledger: standing.book.as_deref().cloned(),
+            packs: packs.len() as u64,
+            store_bytes: packs.iter().map(|pack| pack.file_len()).sum(),
+            hot: None,
         }
     }
 }
 
-/// Why what is published is not fresh; empty when it is.
-pub fn stale_because(
-    snapshot: &Snapshot,
-    remembered: &BTreeMap<Database, DatabaseState>,
-    max_age: Duration,
-) -> Vec<String> {
-    let now_s = epoch_s();
-    let why = remembered.iter().filter_map(|(database, state)| {
-        let stale = stale(snapshot.databases.get(database), state, max_age, now_s)?;
-        let because = state.last_error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
-        Some(format!("{database}: {stale}{because}"))
-    });
-    why.collect()
-}
-
-/// Why what is published of one database is not fresh.
-fn stale(
-    published: Option<&Published>,
-    state: &DatabaseState,
-    max_age: Duration,
-    now_s: u64,
-) -> Option<String> {
-    match (published, state.confirmed_at_s) {
-        (None, _) => Some("nothing is held yet".into()),
-        (Some(_), None) => Some("never confirmed by the source".into()),
-        (Some(_), Some(at_s)) if now_s.saturating_sub(at_s) > max_age.as_secs() => {
-            Some(format!("last confirmed by the source {} ago", ago(now_s.saturating_sub(at_s))))
+impl Standing {
+    /// Reads where a mirror stands from its files, beside nobody: nothing is written.
+    ///
+    /// # Errors
+    /// When the store or the state file cannot be read.
+    pub fn read(dir: &DataDir, databases: &[Database], max_age: Duration) -> Result<Self, OpenError> {
+        if !dir.store().exists() {
+            return Err(OpenError::NoStore { data_dir: dir.root().into() });
         }
-        _ => None,
+        let state = State::open_read_only(&dir.state())?;
+        let state = state.as_ref();
+        let admitted = admission::trusted(Store::scan(&dir.store())?, state)?;
+        let corrupt = state.map(State::corrupt).transpose()?.unwrap_or_default();
+        let (store, mut findings) = holdings::assemble(dir, admitted, corrupt.into_keys())?;
+        let remembered = databases.iter().map(|database| {
+            let known = state.map(|state| state.database(database)).transpose()?;
+            Ok((database.clone(), known.unwrap_or_default().plausible(epoch_s())))
+        });
+        let databases = remembered.collect::<Result<_, StateError>>()?;
+        let judgement = state.map(Judgement::remembered).transpose()?.unwrap_or_default();
+        findings.extend(judgement.apply(&store, &|_| true));
+        let view = store.view();
+        let unproved = proving::unproved(&view, |database, version, cdiff| {
+            let doubts = state.and_then(|state| Doubts::remembered(state, database).ok());
+            doubts.is_some_and(|doubts| doubts.is_proved(version, cdiff))
+        });
+        let hidden = |name: &FileName| unproved.contains(name);
+        let (snapshot, unreadable) = Snapshot::new(view, hidden, holdings::confirmed(&databases));
+        findings.extend(unreadable.iter().map(|why| Trouble::unpublished(why)));
+        let book = state.map(State::book).transpose()?.map(|book| Arc::new(book.plausible(epoch_s())));
+        let standing = Self::new(Arc::new(snapshot), dir.root().into(), max_age.as_secs());
+        Ok(Self { databases, findings, book, ..standing })
     }
 }
 
@@ -219,8 +188,13 @@ impl fmt::Display for Status {
             at_s.map_or("never".to_owned(), |at_s| format!("{} ago", ago(now_s.saturating_sub(at_s))))
         };
         writeln!(f, "{}: {}", self.data_dir, if self.serving { "serving" } else { "no server is running" })?;
-        for d in &self.databases {
-            write!(f, "{}: ", d.database)?;
+        let nothing = |d: &&DatabaseStatus| d.version.is_none() && !d.left;
+        let bare: Vec<&str> = self.databases.iter().filter(nothing).map(|d| &*d.database).collect();
+        if !bare.is_empty() {
+            writeln!(f, "{HEAD}{}{HEAD:#}: nothing published", bare.join(", "))?;
+        }
+        for d in self.databases.iter().filter(|d| !nothing(d)) {
+            write!(f, "{HEAD}{}{HEAD:#}: ", d.database)?;
             match (d.version, d.cvd) {
                 (Some(version), Some(cvd)) => {
                     write!(f, "version {version} published")?;
@@ -230,9 +204,16 @@ impl fmt::Display for Status {
                     if let Some((first, last)) = d.chain {
                         write!(f, ", CDIFFs {first} to {last}")?;
                     }
-                    writeln!(f, ", {} files, {} bytes", d.files, d.bytes)?;
+                    writeln!(f, ", {}, {}", count(d.files, "file"), size(d.bytes))?;
                 }
                 _ => writeln!(f, "nothing published")?,
+            }
+            if let (Some(without), Some(version)) = (d.without_dns, d.version) {
+                writeln!(
+                    f,
+                    "  clients without DNS stay at {without} until the full CVD is here;\n  those that ask this mirror's \
+                     TXT record get {version}"
+                )?;
             }
             if d.left {
                 writeln!(
@@ -249,32 +230,44 @@ impl fmt::Display for Status {
                 since(d.checked_at_s),
                 since(d.confirmed_at_s)
             )?;
-            if let Some(error) = &d.last_error {
-                writeln!(f, "  last error: {error}")?;
-            }
         }
-        writeln!(f, "store: {} packs, {} bytes", self.packs, self.store_bytes)?;
-        for finding in &self.findings {
-            writeln!(f, "store: {finding}")?;
+        writeln!(f, "store: {}, {}", count(self.packs, "pack"), size(self.store_bytes))?;
+        if let Some(hot) = &self.hot {
+            writeln!(f, "in memory: {hot}")?;
         }
-        for remark in &self.remarks {
-            writeln!(f, "note: {remark}")?;
+        for told in &self.troubles {
+            let about = if told.databases.is_empty() { "trouble" } else { "trouble of" };
+            let lines = told.lines(&format!("{about} "));
+            write!(f, "{BAD}{about}{BAD:#}{}", lines.strip_prefix(about).unwrap_or(&lines))?;
         }
         if let Some(book) = &self.ledger {
             let today = book.today(now_s);
             let counts: Vec<String> = today
                 .iter()
-                .map(|(kind, count)| format!("{} {kind} ({} bytes)", count.requests, count.bytes))
+                .map(|(kind, count)| match count.requests {
+                    1 => format!("1 {}", kind.to_string().trim_end_matches('s')),
+                    many => format!("{} {kind}", grouped(many)),
+                })
                 .collect();
-            let asked = if counts.is_empty() { "nothing".into() } else { counts.join(", ") };
+            let bytes: u64 = today.values().map(|count| count.bytes).sum();
+            let asked = match &counts[..] {
+                [] => "nothing".into(),
+                _ => format!("{} ({})", counts.join(", "), size(bytes)),
+            };
             writeln!(f, "asked of the upstream today: {asked}")?;
             if let Some(cool_down) = book.cool_down.as_ref().filter(|c| c.until_s > now_s) {
                 writeln!(f, "left alone for another {}: {}", ago(cool_down.until_s - now_s), cool_down.why)?;
             }
         }
+        if let Some(now) = &self.now {
+            writeln!(f, "now {now}")?;
+        }
+        if let Some(next_s) = self.next_check_in_s {
+            writeln!(f, "next check in {}", ago(next_s))?;
+        }
         match self.fresh {
-            true => writeln!(f, "fresh"),
-            false => writeln!(f, "STALE: {}", self.stale_because.join("; ")),
+            true => writeln!(f, "{GOOD}fresh{GOOD:#}"),
+            false => writeln!(f, "{BAD}STALE{BAD:#}: {}", self.stale_because.join("; ")),
         }
     }
 }

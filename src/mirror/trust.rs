@@ -3,58 +3,41 @@
 //! Guarantees: a certs directory that cannot be read costs sign files and nothing else. Clients take a file without
 //! one as before, so serving goes on; no sign file is taken that is not verified. What was read last stays in force.
 use super::{Verifier, verify::anchors_in};
-use crate::cvd::Anchors;
-use arc_swap::ArcSwap;
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use crate::{cvd::Anchors, trouble::Trouble};
+use std::path::PathBuf;
 
 #[derive(Debug)]
 pub(super) struct Trust {
     certs_dir: Option<PathBuf>,
-    verifier: ArcSwap<Verifier>,
-    fault: Mutex<Option<String>>,
+    pub(super) verifier: Verifier,
+    /// Why the certificates cannot be read; nothing while they can.
+    pub(super) fault: Option<Trouble>,
 }
 
 impl Trust {
     /// Starts with what can be read now.
     pub(super) fn new(verifier: Verifier, certs_dir: Option<PathBuf>) -> Self {
         let anchors = certs_dir.as_ref().map(|_| Anchors::default()).or(verifier.anchors.clone());
-        let verifier = ArcSwap::from_pointee(Verifier { anchors, ..verifier });
-        let trust = Self { certs_dir, verifier, fault: Mutex::default() };
+        let mut trust = Self { certs_dir, verifier: Verifier { anchors, ..verifier }, fault: None };
         trust.refresh();
         trust
     }
 
     /// Reads the certificates again; says whether they are others now.
-    pub(super) fn refresh(&self) -> bool {
+    pub(super) fn refresh(&mut self) -> bool {
         let Some(dir) = &self.certs_dir else { return false };
-        let (read, fault) = match anchors_in(dir) {
-            Ok(anchors) => (Some(anchors), None),
+        match anchors_in(dir) {
             Err(e) => {
-                let fault = format!(
-                    "certs_dir: {e}; no new sign file is served until it can be read: put ClamAV's certificates \
-                     there (its packages bring them in /etc/clamav/certs), or take certs_dir out"
-                );
-                (None, Some(fault))
+                self.fault = Some(Trouble::from(&e));
+                false
             }
-        };
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
-        let before = self.verifier.load();
-        if read.is_none() || before.anchors == read {
-            return false;
+            Ok(anchors) => {
+                self.fault = None;
+                let anchors = Some(anchors);
+                let others = self.verifier.anchors != anchors;
+                self.verifier.anchors = anchors;
+                others
+            }
         }
-        self.verifier.store(Arc::new(Verifier { anchors: read, ..Verifier::clone(&before) }));
-        true
-    }
-
-    pub(super) fn verifier(&self) -> Arc<Verifier> {
-        self.verifier.load_full()
-    }
-
-    /// Why the certificates cannot be read, and what to do; nothing while they can.
-    pub(super) fn fault(&self) -> Option<String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -1,13 +1,22 @@
-//! What makes a file fit to be stored under a name: the one place where sync and the door agree on it.
-use crate::{
-    clock::epoch_s,
-    cvd::{self, AnchorError, Anchors, Cdiff, FileKind, FileName, TrustKeys},
+//! What makes a file fit to be stored under a name: the one place where sync and admission agree on it.
+use super::{
+    plan::Held,
+    reading::{Reading, Unheld},
 };
-use cvdmirror_store::{Hasher, ObjectId, ObjectReader, Pack};
+use crate::{
+    clock::Clock,
+    cvd::{self, AnchorError, Anchors, Cdiff, FileKind, FileName, NameError, TrustKeys, VerifyError},
+    trouble::Trouble,
+};
+use cvdmirror_store::{Finding, Hasher, NameRecord, Pack, Proof as Level, View, check_pack};
 use std::{
+    collections::BTreeMap,
     io::{self, Read},
     path::{Path, PathBuf},
 };
+
+/// Counts up when a rule for what may be held gets stricter, so that what is held is judged once more.
+const RULES: u32 = 1;
 
 /// Verifies files by their names.
 #[derive(Clone, Debug)]
@@ -16,8 +25,71 @@ pub struct Verifier {
     pub keys: TrustKeys,
     /// Bounds on what a file may hold.
     pub limits: cvd::Limits,
-    /// CA certificates against which sign files are verified; `None`: they need only be well-formed.
+    /// CA certificates that the signers of sign files must lead to; `None`: anybody may have signed, but for that file.
     pub anchors: Option<Anchors>,
+    /// By which the validity of certificates is judged.
+    pub clock: Clock,
+}
+
+/// The rule that a file or a pack breaks.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// It does not verify.
+    #[error(transparent)]
+    Content(#[from] VerifyError),
+    /// A CDIFF does not lead to its version from the one before: it is another database's.
+    #[error(transparent)]
+    Leads(#[from] cvd::RebuildError),
+    /// So it was found before.
+    #[error("it was applied before, and does not lead to its version")]
+    LeadsElsewhere,
+    /// It has fewer bytes than a CVD's header.
+    #[error("has {0} bytes, fewer than a CVD's header")]
+    Short(u64),
+    /// A sign file without the file it signs.
+    #[error("a sign file is verified with the file it signs")]
+    SignAlone,
+    /// A name that is no ClamAV file's.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// What a name is bound to cannot be read.
+    #[error(transparent)]
+    Unheld(#[from] Unheld),
+    /// The bytes cannot be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// The pack is not what it was sealed as, or an object not what its id says.
+    #[error("{0}")]
+    Damaged(Box<Finding>),
+    /// A pack's record of a name says another length than its object has.
+    #[error("its record says {claimed} bytes, its object has {held}")]
+    Size {
+        /// In bytes.
+        claimed: u64,
+        /// In bytes.
+        held: u64,
+    },
+    /// Nothing shows that there is such a version: a CDIFF may be empty, and then nobody signed it.
+    #[error("its version is absurdly far from the database's others")]
+    Stray,
+    /// A pack binds a name to other content than is held.
+    #[error("it binds {0} to other content than is held")]
+    Conflict(String),
+    /// One name of a pack.
+    #[error("{name}: {source}")]
+    In {
+        /// The name.
+        name: String,
+        /// The rule that it breaks.
+        source: Box<Unfit>,
+    },
+}
+
+impl Unfit {
+    fn in_name(name: &str) -> impl FnOnce(Self) -> Self {
+        let name = name.to_owned();
+        move |source| Self::In { name, source: Box::new(source) }
+    }
 }
 
 /// Why a directory of CA certificates cannot be used.
@@ -47,6 +119,12 @@ pub enum CertsError {
     },
 }
 
+impl From<&CertsError> for Trouble {
+    fn from(e: &CertsError) -> Self {
+        Self::certificates(e)
+    }
+}
+
 /// Reads every certificate of every `*.pem` and `*.crt` in a directory, as ClamAV does.
 ///
 /// # Errors
@@ -72,37 +150,30 @@ pub fn anchors_in(dir: &Path) -> Result<Anchors, CertsError> {
 pub struct Proof {
     /// The content's own date, epoch seconds.
     pub modified_s: Option<u64>,
-    /// How it was verified, in words.
-    pub text: String,
+    /// How it was verified.
+    pub level: Level,
 }
 
 impl Verifier {
     /// Verifies a CVD or CDIFF under its name.
     ///
     /// # Errors
-    /// The rule that failed, in words.
-    pub fn verify(&self, name: &FileName, bytes: impl Read) -> Result<Proof, String> {
+    /// The rule that failed.
+    pub fn verify(&self, name: &FileName, bytes: impl Read) -> Result<Proof, Unfit> {
         match name.kind {
             FileKind::Cvd => {
-                let cvd =
-                    cvd::verify_cvd(name, bytes, &self.keys, &self.limits).map_err(|e| e.to_string())?;
-                Ok(Proof {
-                    modified_s: Some(cvd.header.stime_s),
-                    text: format!("MD5, signature, .info and {} members", cvd.members.len()),
-                })
+                let cvd = cvd::verify_cvd(name, bytes, &self.keys, &self.limits)?;
+                Ok(Proof { modified_s: Some(cvd.header.stime_s), level: Level::Signed })
             }
             FileKind::Cdiff => {
-                let cdiff =
-                    cvd::verify_cdiff(name, bytes, &self.keys, &self.limits).map_err(|e| e.to_string())?;
-                let text = match &*cdiff {
-                    Cdiff::Empty => "empty: take the full CVD",
-                    Cdiff::Patch(_) => "signature and script",
+                let cdiff = cvd::verify_cdiff(name, bytes, &self.keys, &self.limits)?;
+                let level = match &*cdiff {
+                    Cdiff::Empty => Level::Empty,
+                    Cdiff::Patch(_) => Level::Signed,
                 };
-                Ok(Proof { modified_s: None, text: text.into() })
+                Ok(Proof { modified_s: None, level })
             }
-            FileKind::CvdSign | FileKind::CdiffSign => {
-                Err("a sign file is verified with the file it signs".into())
-            }
+            FileKind::CvdSign | FileKind::CdiffSign => Err(Unfit::SignAlone),
         }
     }
 
@@ -110,122 +181,106 @@ impl Verifier {
     /// this MD5 was checked against.
     ///
     /// # Errors
-    /// The rule that failed, in words.
-    pub fn verify_header(&self, name: &FileName, mut bytes: impl Read) -> Result<(), String> {
+    /// The rule that failed.
+    pub fn verify_header(&self, name: &FileName, mut bytes: impl Read) -> Result<(), Unfit> {
         let mut header = [0; cvd::HEADER_BYTES];
-        bytes.read_exact(&mut header).map_err(|e| e.to_string())?;
-        let header = cvd::Header::parse(&header).map_err(|e| e.to_string())?;
+        bytes.read_exact(&mut header)?;
+        let header = cvd::Header::parse(&header).map_err(VerifyError::from)?;
         if header.version != name.version {
-            return Err(
-                cvd::VerifyError::Version { expected: name.version, found: header.version }.to_string()
-            );
+            return Err(VerifyError::Version { expected: name.version, found: header.version }.into());
         }
-        cvd::verify_header(&header, &self.keys).map_err(|e| e.to_string())
+        Ok(cvd::verify_header(&header, &self.keys)?)
     }
 
-    /// Verifies a sign file's form alone.
+    /// Verifies a sign file with the file it signs, and its signer's chain where certificates are known.
     ///
     /// # Errors
-    /// The rule that failed, in words.
-    pub fn verify_sign_form(&self, sign: impl Read) -> Result<(), String> {
-        cvd::parse_sign(sign, &self.limits).map(drop).map_err(|e| e.to_string())
+    /// The rule that failed.
+    pub fn verify_sign(&self, sign: impl Read, signed: impl Read) -> Result<Proof, Unfit> {
+        let anchors = self.anchors.as_ref();
+        cvd::verify_sign(sign, signed, anchors, self.clock.epoch_s(), &self.limits)?;
+        let level = if anchors.is_some() { Level::Chained } else { Level::Signed };
+        Ok(Proof { modified_s: None, level })
     }
 
-    /// Verifies a sign file with the file it signs: well-formed, and by a signer that is trusted where that is asked.
-    ///
-    /// # Errors
-    /// The rule that failed, in words.
-    pub fn verify_sign(&self, sign: impl Read, signed: impl Read) -> Result<Proof, String> {
-        let text = match &self.anchors {
-            Some(anchors) => {
-                cvd::verify_sign(sign, signed, anchors, epoch_s(), &self.limits)
-                    .map_err(|e| e.to_string())?;
-                "signer, digest and chain"
-            }
-            // Its signed file may be anything then: only what would crash a client is looked for.
-            None => {
-                cvd::parse_sign(sign, &self.limits).map_err(|e| e.to_string())?;
-                "well-formed"
-            }
-        };
-        Ok(Proof { modified_s: None, text: text.into() })
+    /// A digest of what judges a file, or of a sign file (`certificates`): what was judged by another is judged again.
+    pub fn digest(&self, certificates: bool) -> String {
+        let mut hasher = Hasher::new();
+        hasher.update(&RULES.to_le_bytes());
+        if !certificates {
+            hasher.update(&serde_json::to_vec(&self.keys).unwrap_or_default());
+        } else if let Some(anchors) = &self.anchors {
+            hasher.update(&anchors.digest());
+        }
+        hasher.finish().to_string()[..16].to_owned()
     }
 
-    /// Verifies a pack that was not sealed here: its file, its objects, and its names by their content.
-    /// `all` are the packs beside it: a name's object may lie in another one.
+    /// Verifies a pack that was not sealed here: its file, its objects, and its names by their content. `all` shows the
+    /// packs beside it and itself: an object may lie in another one.
     ///
     /// # Errors
-    /// The first rule that fails, in words.
-    pub fn verify_pack(&self, pack: &Pack, all: &[Pack]) -> Result<(), String> {
-        pack.check_file_hash(&mut |_| {}).map_err(|e| e.to_string())?;
-        let open = |name: &str, id: &ObjectId| -> Result<Reading, String> {
-            for holder in std::iter::once(pack).chain(all) {
-                if let Some(object) = holder.open(id).map_err(|e| e.to_string())? {
-                    return Ok(Reading::new(object));
-                }
-            }
-            Err(format!("{name}: its object is in no pack"))
-        };
+    /// The first rule that fails.
+    pub fn verify_pack(
+        &self,
+        pack: &Pack,
+        all: &View,
+        held: &BTreeMap<cvd::Database, Held>,
+    ) -> Result<(), Unfit> {
+        check_whole(pack)?;
         for (name, record) in pack.names() {
-            let file: FileName = name.parse().map_err(|e: cvd::NameError| e.to_string())?;
-            let mut hashing = Hashing { inner: open(name, &record.object)?, hasher: Hasher::new() };
-            let verified = match file.signed() {
-                None => self.verify(&file, &mut hashing),
-                Some(signed) => {
-                    let signed = signed.to_string();
-                    let bound = |pack: &Pack| pack.names().find(|(n, _)| *n == signed).map(|(_, r)| r.object);
-                    let object = std::iter::once(pack).chain(all).find_map(bound);
-                    let object = object.ok_or_else(|| format!("{name}: {signed} is in no pack"))?;
-                    self.verify_sign(&mut hashing, open(&signed, &object)?)
-                }
-            };
-            verified.map_err(|why| format!("{name}: {why}"))?;
-            io::copy(&mut hashing, &mut io::sink()).map_err(|e| format!("{name}: {e}"))?;
-            if hashing.hasher.finish() != record.object {
-                return Err(format!("{name}: its content does not hash to its object's id"));
-            }
+            self.verify_bound(pack, all, held, name, record).map_err(Unfit::in_name(name))?;
         }
         Ok(())
     }
-}
 
-/// Hashes what is read through it.
-struct Hashing<R> {
-    inner: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(out)?;
-        self.hasher.update(&out[..n]);
-        Ok(n)
-    }
-}
-
-/// An object of the store as a stream.
-#[derive(Debug)]
-pub struct Reading {
-    object: ObjectReader,
-    chunk: bytes::Bytes,
-    offset: u64,
-}
-
-impl Reading {
-    /// Reads from the start.
-    pub fn new(object: ObjectReader) -> Self {
-        Self { object, chunk: bytes::Bytes::new(), offset: 0 }
-    }
-}
-
-impl Read for Reading {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.chunk.is_empty() && self.offset < self.object.size() {
-            self.chunk = self.object.chunk_at(self.offset).map_err(io::Error::other)?;
-            self.offset += self.chunk.len() as u64;
+    fn verify_bound(
+        &self,
+        pack: &Pack,
+        all: &View,
+        held: &BTreeMap<cvd::Database, Held>,
+        name: &str,
+        record: &NameRecord,
+    ) -> Result<(), Unfit> {
+        let file: FileName = name.parse()?;
+        if file.kind == FileKind::Cdiff
+            && held.get(&file.database).is_some_and(|held| held.is_stray(file.version))
+        {
+            return Err(Unfit::Stray);
         }
-        let n = out.len().min(self.chunk.len());
-        out[..n].copy_from_slice(&self.chunk.split_to(n));
-        Ok(n)
+        let open = |name: &str, record: &NameRecord| {
+            let object = all.open(&record.object).map_err(Unheld::from)?;
+            Ok::<_, Unheld>(Reading::new(object.ok_or_else(|| Unheld::Name(name.to_owned()))?))
+        };
+        if let Some(held) = all.size_of(&record.object).filter(|held| *held != record.size) {
+            return Err(Unfit::Size { claimed: record.size, held });
+        }
+        let bytes = open(name, record)?;
+        let Some(signed) = file.signed().map(|signed| signed.to_string()) else {
+            return self.verify(&file, bytes).map(drop);
+        };
+        let record = pack.lookup(&signed).or_else(|| all.lookup(&signed));
+        let record = record.ok_or_else(|| Unheld::Name(signed.clone()))?;
+        self.verify_sign(bytes, open(&signed, record)?).map(drop)
     }
+}
+
+/// Checks that a pack's file is what its name says, and each object what its id says.
+///
+/// # Errors
+/// The first thing that is not.
+pub fn check_whole(pack: &Pack) -> Result<(), Unfit> {
+    let mut found = None;
+    check_pack(pack, false, &|_| {}, &mut |finding| {
+        found.get_or_insert(finding);
+    });
+    found.map_or(Ok(()), |finding| Err(Unfit::Damaged(Box::new(finding))))
+}
+
+/// The versions that names speak of.
+pub fn versions<'a>(names: impl Iterator<Item = &'a FileName>) -> BTreeMap<cvd::Database, Held> {
+    let mut held: BTreeMap<_, Held> = BTreeMap::new();
+    for file in names {
+        held.entry(file.database.clone()).or_default().insert(file, true);
+    }
+    held
 }

@@ -4,14 +4,22 @@
 //! named, and never opened in a way that could block. A file that is being written or replaced while it is read
 //! either shows as changed here or fails verification later; it is tried again at the next check.
 use super::{
-    Evidence, FetchError, Fetched, Newest, Wanted,
-    staging::{Intake, Staging},
+    Doubt, Evidence, FetchError, Incoming, Newest, Wanted,
+    intake::Intake,
+    limits::{Chunks, Part},
     txt::Said,
+    watch::Watch,
 };
-use crate::cvd::{
-    Database, FileKind, FileName, HEADER_BYTES, Header,
-    txt_record::{CurrentRecord, DatabaseRecord, TxtError},
+use crate::{
+    clock::{self, Clock},
+    cvd::{
+        Database, FileKind, FileName, HEADER_BYTES, Header,
+        txt_record::{CurrentRecord, DatabaseRecord, TxtError},
+    },
 };
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream::try_unfold};
+use parking_lot::Mutex;
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -22,27 +30,36 @@ use std::{
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
+use tokio::time::Instant;
 
 /// Entries read of one listing at most; a directory with more is not one of ours.
 const MAX_ENTRIES: usize = 100_000;
 /// Bytes read of dns.txt at most.
 const MAX_TXT_BYTES: u64 = 64 * 1024;
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 1 << 18;
 
 /// A directory that another program fills.
 #[derive(Clone, Debug)]
 pub struct DirectorySource {
     dir: PathBuf,
     intake: Intake,
+    clock: Clock,
     /// The version of each database whose full CVD was fetched last, and how often.
     fetched: Arc<Mutex<BTreeMap<Database, (u32, u32)>>>,
 }
 
 impl DirectorySource {
-    /// Uses `dir`.
-    pub fn new(dir: PathBuf, intake: Intake) -> Self {
-        Self { dir, intake, fetched: Arc::default() }
+    /// Uses `dir`; `clock` tells how old its dns.txt is.
+    pub fn new(dir: PathBuf, intake: Intake, clock: Clock) -> Self {
+        Self { dir, intake, clock, fetched: Arc::default() }
+    }
+
+    /// Tells when its files have changed since this call.
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.dir.clone())
     }
 
     /// What it stages with.
@@ -68,19 +85,27 @@ impl DirectorySource {
         blocking(&self.dir, move || this.header(&database)).await
     }
 
-    /// Stages a copy of one file.
+    /// Begins to read one file.
     ///
     /// # Errors
     /// See [`FetchError`].
-    pub async fn fetch(&self, wanted: &Wanted) -> Result<Fetched, FetchError> {
-        let (this, wanted) = (self.clone(), wanted.clone());
-        blocking(&self.dir, move || this.fetch_now(&wanted)).await
+    pub async fn open(&self, wanted: &Wanted) -> Result<Incoming, FetchError> {
+        let started = Instant::now();
+        let (this, asked) = (self.clone(), wanted.clone());
+        let (path, file) = blocking(&self.dir, move || this.find(&asked)).await?;
+        let before = stamp(&file).map_err(|source| FetchError::Io { path: path.clone(), source })?;
+        let part = Part { origin: path.display().to_string(), from: 0, announced: Some(before.0) };
+        let head_bytes = matches!(wanted, Wanted::Header(..)).then_some(HEADER_BYTES as u64);
+        let chunks = Reading { path, file, before, left: head_bytes.unwrap_or(u64::MAX) }.chunks();
+        let announced = head_bytes.map_or(before.0, |bytes| bytes.min(before.0));
+        let chunks = Part { announced: Some(announced), ..part.clone() }.hold(chunks, &self.intake.limits);
+        Incoming::new(wanted, part, chunks, &self.intake.limits, started)
     }
 
     fn newest_now(&self, database: &Database) -> Result<Newest, FetchError> {
-        let mut remarks = Vec::new();
+        let mut doubts = Vec::new();
         let mut said = Vec::new();
-        let record = self.dns_txt(database, &mut remarks);
+        let record = self.dns_txt(database, &mut doubts);
         if let Some(version) = record.and_then(|record| record.version) {
             said.push((version, Evidence::TxtRecord));
         }
@@ -91,13 +116,13 @@ impl DirectorySource {
         match &header {
             Ok(header) => said.push((header.version, Evidence::Header)),
             Err(FetchError::Absent { .. }) => {}
-            Err(e) => remarks.push(e.to_string()),
+            Err(e) => doubts.push(Doubt::Unread { why: e.to_string() }),
         }
         match said.into_iter().max_by_key(|(version, _)| *version) {
             // dns.txt tells when its writer last asked: a directory that nobody fills any more shows as old.
             Some((version, evidence)) => {
-                let at_s = record.and_then(|record| record.time_s);
-                Ok(Newest { version, evidence, at_s, remarks })
+                let at_s = record.and_then(|record| self.written_at_s(record.time_s?, &mut doubts));
+                Ok(Newest { version, evidence, at_s, doubts })
             }
             None => {
                 Err(header.err().unwrap_or(FetchError::Absent { origin: self.dir.display().to_string() }))
@@ -105,18 +130,29 @@ impl DirectorySource {
         }
     }
 
-    fn dns_txt(&self, database: &Database, remarks: &mut Vec<String>) -> Option<Said> {
+    /// When dns.txt was written. A time that has not come yet may be any: then the file's own counts, or none that
+    /// would make the directory look tended.
+    fn written_at_s(&self, time_s: u64, doubts: &mut Vec<Doubt>) -> Option<u64> {
+        let now_s = self.clock.epoch_s();
+        let Some(off) = clock::off_by(now_s, time_s).filter(|off| *off < 0) else { return Some(time_s) };
+        doubts.push(Doubt::Early { off_s: off, in_directory: true });
+        let changed_s = std::fs::metadata(self.dir.join("dns.txt")).ok().map(|meta| meta.mtime());
+        let changed_s = changed_s.and_then(|at_s| u64::try_from(at_s).ok());
+        Some(changed_s.filter(|at_s| *at_s <= now_s).unwrap_or(0))
+    }
+
+    fn dns_txt(&self, database: &Database, doubts: &mut Vec<Doubt>) -> Option<Said> {
         let path = self.dir.join("dns.txt");
         let mut text = String::new();
         match open_plain(&path).map(|file| file.take(MAX_TXT_BYTES).read_to_string(&mut text)) {
             Err(FetchError::Absent { .. }) => return None,
             Err(e) => {
-                remarks.push(e.to_string());
+                doubts.push(Doubt::Unrecorded { why: e.to_string() });
                 return None;
             }
             Ok(read) => {
                 if let Err(e) = read {
-                    remarks.push(format!("{}: {e}", path.display()));
+                    doubts.push(Doubt::Unrecorded { why: format!("{}: {e}", path.display()) });
                     return None;
                 }
             }
@@ -124,7 +160,7 @@ impl DirectorySource {
         match said_in(&text, database) {
             Ok(said) => Some(said),
             Err(e) => {
-                remarks.push(format!("{}: {e}", path.display()));
+                doubts.push(Doubt::Unrecorded { why: format!("{}: {e}", path.display()) });
                 None
             }
         }
@@ -163,7 +199,7 @@ impl DirectorySource {
         let says_so = |path: &PathBuf| header_of(path).is_ok_and(|header| header.version == version);
         let (mut likely, mut others): (Vec<_>, Vec<_>) =
             names.map(|name| self.dir.join(name)).into_iter().partition(says_so);
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetched = self.fetched.lock();
         let (last, count) = fetched.entry(database.clone()).or_default();
         if *last != version {
             (*last, *count) = (version, 0);
@@ -176,56 +212,66 @@ impl DirectorySource {
         likely
     }
 
-    /// Whether a version of a CVD that was fetched in vain may lie there a second time.
+    /// Whether another file may hold a version of a CVD whose first file was refused.
     pub fn has_another(&self, wanted: &Wanted) -> bool {
         let Wanted::Cvd(database, version) = wanted else { return false };
         let both = [format!("{database}-{version}.cvd"), format!("{database}.cvd")];
         both.iter().all(|name| self.dir.join(name).exists())
     }
 
-    fn fetch_now(&self, wanted: &Wanted) -> Result<Fetched, FetchError> {
-        match wanted {
-            Wanted::Named(name) => self.stage(&self.dir.join(name.to_string()), wanted),
-            Wanted::Header(database, None) => self.stage(&self.dir.join(format!("{database}.cvd")), wanted),
+    /// Opens the file that is wanted.
+    fn find(&self, wanted: &Wanted) -> Result<(PathBuf, File), FetchError> {
+        let paths = match wanted {
+            Wanted::Named(name) => vec![self.dir.join(name.to_string())],
+            Wanted::Header(database, None) => vec![self.dir.join(format!("{database}.cvd"))],
             Wanted::Cvd(database, version) | Wanted::Header(database, Some(version)) => {
-                let whole = matches!(wanted, Wanted::Cvd(..));
-                let mut absent = FetchError::Absent { origin: self.dir.display().to_string() };
-                for path in self.candidates(database, *version, whole) {
-                    match self.stage(&path, wanted) {
-                        Err(e @ FetchError::Absent { .. }) => absent = e,
-                        other => return other,
-                    }
-                }
-                Err(absent)
+                self.candidates(database, *version, matches!(wanted, Wanted::Cvd(..)))
+            }
+        };
+        let mut absent = FetchError::Absent { origin: self.dir.display().to_string() };
+        for path in paths {
+            match open_plain(&path) {
+                Err(e @ FetchError::Absent { .. }) => absent = e,
+                opened => return opened.map(|file| (path, file)),
             }
         }
+        Err(absent)
+    }
+}
+
+/// A file being read, which must not change meanwhile.
+struct Reading {
+    path: PathBuf,
+    file: File,
+    before: (u64, i64, i64),
+    left: u64,
+}
+
+impl Reading {
+    fn chunks(self) -> Chunks {
+        let read = |mut this: Self| async move {
+            let path = this.path.clone();
+            blocking(&path, move || Ok(this.read()?.map(|chunk| (chunk, this)))).await
+        };
+        try_unfold(self, read).boxed()
     }
 
-    fn stage(&self, path: &Path, wanted: &Wanted) -> Result<Fetched, FetchError> {
-        let io = |source| FetchError::Io { path: path.into(), source };
-        let origin = path.display().to_string();
-        let mut file = open_plain(path)?;
-        let before = stamp(&file).map_err(io)?;
-        let cap_bytes = wanted.cap(&self.intake.limits);
-        let mut staging =
-            Staging::create(&self.intake, &wanted.to_string(), cap_bytes, origin.clone(), Some(before.0))?;
-        let mut buffer = vec![0; 1 << 18];
-        let head_only = matches!(wanted, Wanted::Header(..));
-        loop {
-            let room = if head_only { (cap_bytes - staging.len()) as usize } else { buffer.len() };
-            let room = room.min(buffer.len());
-            match file.read(&mut buffer[..room]) {
-                Ok(0) => break,
-                Ok(n) => staging.write(&buffer[..n])?,
+    fn read(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let io = |source| FetchError::Io { path: self.path.clone(), source };
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let mut buffer = BytesMut::zeroed(room);
+        let got = loop {
+            match self.file.read(&mut buffer) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(io(e)),
+                got => break got.map_err(io)?,
             }
+        };
+        self.left -= got as u64;
+        if (got == 0 || self.left == 0) && stamp(&self.file).map_err(io)? != self.before {
+            return Err(FetchError::Changed { path: self.path.clone() });
         }
-        if stamp(&file).map_err(io)? != before {
-            return Err(FetchError::Changed { path: path.into() });
-        }
-        let staged = staging.finish()?;
-        Ok(Fetched { staged, origin, via: Vec::new() })
+        buffer.truncate(got);
+        Ok((got > 0).then(|| buffer.freeze()))
     }
 }
 

@@ -3,32 +3,48 @@
 //! Caches answer by name, so an answer is never taken for what was asked: its content says what it is. CDIFFs
 //! and sign files are asked by their immutable names; a CVD as `<db>.cvd?version=N`, the convention cvdupdate
 //! uses towards the CDN, and plainly where a source does not know that.
+pub use super::response::WrongPart;
 use super::{
-    Evidence, FetchError, Fetched, Newest, Wanted,
-    budget::Ledger,
-    get::{Answer, Getter},
+    ClientError, Doubt, Evidence, FetchError, Incoming, Newest, Wanted,
+    get::{Answer, Getter, Passed},
+    intake::Intake,
+    ledger::Ledger,
     login::Login,
-    staging::Intake,
-    txt::TxtResolver,
+    txt::{Said, TxtFault, TxtResolver},
 };
 use crate::{
-    clock::{self, ago, epoch_s},
-    cvd::{Database, HEADER_BYTES, Header},
+    clock,
+    cvd::{Database, Header},
 };
-use reqwest::{Url, header::HeaderValue};
-use std::{
-    collections::BTreeMap,
-    io::Read as _,
-    sync::{Mutex, MutexGuard, PoisonError},
+use parking_lot::Mutex;
+use reqwest::{
+    Url,
+    header::{HeaderMap, HeaderValue},
 };
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A TXT record older than this is not believed: the same bound as freshclam's.
 const TXT_MAX_AGE_S: u64 = 12 * 3600;
+
+/// Where an upstream is, and how it is asked.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The directory of the files.
+    pub base: Url,
+    /// Hosts besides its own to which it may redirect, as they stand in a URL.
+    pub redirect_hosts: Vec<String>,
+    /// As whom it is asked.
+    pub login: Option<Login>,
+    /// What the client says it is.
+    pub user_agent: String,
+}
+
 /// An HTTP upstream and, where configured, its TXT record.
 #[derive(Debug)]
 pub struct HttpSource {
     base: Url,
-    getter: Getter,
+    getter: Arc<Getter>,
+    intake: Intake,
     txt: Option<TxtResolver>,
     /// The last header probed of each database, with its ETag.
     probed: Mutex<BTreeMap<Database, (HeaderValue, Header)>>,
@@ -37,23 +53,24 @@ pub struct HttpSource {
 }
 
 impl HttpSource {
-    /// Uses the upstream at `base`, as whoever `login` says; what is asked of it is noted in `ledger`.
+    /// Uses `upstream`; what is asked of it is noted in `ledger`, whose clock tells how old a record is.
     ///
     /// # Errors
-    /// When no TLS client can be made, in words.
+    /// When no TLS client can be made.
     pub fn new(
-        mut base: Url,
-        login: Option<Login>,
+        upstream: Upstream,
         txt: Option<TxtResolver>,
         intake: Intake,
         ledger: Ledger,
-        user_agent: &str,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ClientError> {
+        let Upstream { mut base, redirect_hosts, login, user_agent } = upstream;
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let getter = Getter::new(&base, login, intake, ledger, user_agent)?;
-        Ok(Self { base, getter, txt, probed: Mutex::default(), fetched: Mutex::default() })
+        let limits = intake.limits.clone();
+        let getter = Getter::new(&base, redirect_hosts, login, limits, ledger, &user_agent)?;
+        let (probed, fetched) = (Mutex::default(), Mutex::default());
+        Ok(Self { base, getter: Arc::new(getter), intake, txt, probed, fetched })
     }
 
     /// What was asked of the upstream.
@@ -66,69 +83,105 @@ impl HttpSource {
         self.getter.off_by_s()
     }
 
+    /// From now on asks with these fields besides its own.
+    pub(super) fn asks_for(&self, client: HeaderMap) {
+        self.getter.asks_for(client);
+    }
+
+    /// What passes the requests of others on.
+    pub(super) fn passer(&self) -> Passer {
+        Passer { base: self.base.clone(), getter: self.getter.clone() }
+    }
+
     /// What it stages with.
     pub fn intake(&self) -> &Intake {
-        &self.getter.intake
+        &self.intake
     }
 
     /// Says what is newest: by the TXT record, or by the header of the file where there is no usable record.
     ///
     /// # Errors
-    /// When neither can be had; the error is the probe's, or the record's where the probe says less.
+    /// When neither can be had; the error is the probe's.
     pub async fn newest(&self, database: &Database) -> Result<Newest, FetchError> {
-        let mut remarks = Vec::new();
-        let (mut recorded, mut recorded_at_s) = (None, None);
-        if let Some(txt) = &self.txt {
-            match txt.lookup(database).await {
-                Ok(said) => {
-                    let version = said.version;
-                    let age_s = epoch_s().saturating_sub(said.time_s.unwrap_or_default());
-                    let ahead = said.time_s.and_then(|at_s| clock::off_by(epoch_s(), at_s));
-                    if let Some(off) = ahead.filter(|off| *off < 0) {
-                        remarks.push(clock::remark(off, "the TXT record's time"));
-                    }
-                    if let Some(version) = version.filter(|_| age_s <= TXT_MAX_AGE_S) {
-                        return Ok(Newest {
-                            version,
-                            evidence: Evidence::TxtRecord,
-                            at_s: said.time_s,
-                            remarks,
-                        });
-                    }
-                    (recorded, recorded_at_s) = (version, said.time_s);
-                    remarks.push(match (version, said.time_s) {
-                        (Some(version), Some(_)) => format!(
-                            "the TXT record says {version} but is {} old; the file itself is asked",
-                            ago(age_s)
-                        ),
-                        (Some(version), None) => {
-                            format!("the TXT record says {version} but not when; the file itself is asked")
-                        }
-                        (None, _) => {
-                            "the TXT record does not name this database; the file itself is asked".into()
-                        }
-                    });
-                }
-                Err(e) => remarks.push(format!("{e}; the file itself is asked")),
+        let mut doubts = Vec::new();
+        let recorded = self.recorded(database, &mut doubts).await;
+        if let Some(Recorded { version, at_s, age_s }) = recorded
+            && age_s <= TXT_MAX_AGE_S
+        {
+            let newest = Newest { version, evidence: Evidence::TxtRecord, at_s: Some(at_s), doubts };
+            return Ok(self.looked_at(database, newest).await);
+        }
+        match (self.probe(database).await, recorded) {
+            (Ok(header), _) => {
+                let version = header.version;
+                Ok(Newest { version, evidence: Evidence::Header, at_s: None, doubts })
             }
+            (Err(e), Some(Recorded { version, at_s, .. })) => {
+                doubts.push(Doubt::Unread { why: e.to_string() });
+                Ok(Newest { version, evidence: Evidence::TxtRecord, at_s: Some(at_s), doubts })
+            }
+            (Err(e), None) => {
+                // One cause is enough: without a network neither can be had.
+                doubts.iter().for_each(|doubt| tracing::debug!("{database}: {doubt:?}"));
+                Err(e)
+            }
+        }
+    }
+
+    /// Looks at the file itself now and then, though the record seems right: who holds back both the record and the files
+    /// would have to forge the file as well. A file that is newer than its record is followed.
+    async fn looked_at(&self, database: &Database, mut newest: Newest) -> Newest {
+        if !self.ledger().header_due(database) {
+            return newest;
         }
         match self.probe(database).await {
-            Ok(header) => {
-                let version = header.version;
-                Ok(Newest { version, evidence: Evidence::Header, at_s: None, remarks })
+            Ok(header) if header.version > newest.version => {
+                newest.doubts.push(Doubt::Ahead { recorded: newest.version, found: header.version });
+                Newest { version: header.version, evidence: Evidence::Header, at_s: None, ..newest }
             }
-            Err(e) => match recorded {
-                Some(version) => {
-                    remarks.push(e.to_string());
-                    Ok(Newest { version, evidence: Evidence::TxtRecord, at_s: recorded_at_s, remarks })
-                }
-                None if remarks.is_empty() => Err(e),
-                None => Err(FetchError::Unreachable {
-                    url: self.base.to_string(),
-                    why: format!("{}; and then: {e}", remarks.join("; ")),
-                }),
-            },
+            // The file may come later than the record; and a source that is left alone says so by itself.
+            Ok(_) | Err(FetchError::CoolDown { .. }) => newest,
+            Err(e) => {
+                newest.doubts.push(Doubt::Unread { why: e.to_string() });
+                newest
+            }
         }
+    }
+
+    /// What the TXT record says of a database, if it can count for anything: a record that does not say when it was
+    /// made, or says a time that has not come yet, may be as old as it likes.
+    async fn recorded(&self, database: &Database, doubts: &mut Vec<Doubt>) -> Option<Recorded> {
+        let (version, time_s) = match self.txt.as_ref()?.lookup(database).await {
+            Ok(Said { version, time_s }) => (version, time_s),
+            // A database without a field in the main record need not have one of its own.
+            Err(FetchError::Txt { why: TxtFault::NoSuchName | TxtFault::NoRecord, .. })
+                if !TxtResolver::shares(database) =>
+            {
+                return None;
+            }
+            Err(e) => {
+                doubts.push(Doubt::Unrecorded { why: e.to_string() });
+                return None;
+            }
+        };
+        let now_s = self.ledger().clock().epoch_s();
+        let Some(version) = version else {
+            doubts.push(Doubt::Unnamed);
+            return None;
+        };
+        let Some(at_s) = time_s else {
+            doubts.push(Doubt::Undated { version });
+            return None;
+        };
+        if let Some(off) = clock::off_by(now_s, at_s).filter(|off| *off < 0) {
+            doubts.push(Doubt::Early { off_s: off, in_directory: false });
+            return None;
+        }
+        let age_s = now_s.saturating_sub(at_s);
+        if age_s > TXT_MAX_AGE_S {
+            doubts.push(Doubt::Old { version, age_s });
+        }
+        Some(Recorded { version, at_s, age_s })
     }
 
     /// Reads the header of the CVD that is offered now; asks for it only if its ETag has changed.
@@ -136,42 +189,31 @@ impl HttpSource {
     /// # Errors
     /// See [`FetchError`].
     pub async fn probe(&self, database: &Database) -> Result<Header, FetchError> {
-        let known = self.probed().get(database).cloned();
+        let known = self.probed.lock().get(database).cloned();
         let url = self.url(&format!("{database}.cvd"))?;
         let wanted = Wanted::Header(database.clone(), None);
-        let (fetched, etag) =
-            match self.getter.get(&url, &wanted, known.as_ref().map(|(etag, _)| etag)).await? {
-                Answer::New(fetched, etag) => (fetched, etag),
-                Answer::Unchanged => {
-                    return known
-                        .map(|(_, header)| header)
-                        .ok_or(FetchError::Status { url: url.to_string(), status: 304 });
-                }
-            };
-        let mut bytes = Vec::with_capacity(HEADER_BYTES);
-        let not_a_cvd = |why: String| FetchError::NotACvd { origin: fetched.origin.clone(), why };
-        fetched
-            .staged
-            .reader()
-            .and_then(|mut reader| reader.read_to_end(&mut bytes))
-            .map_err(|e| not_a_cvd(e.to_string()))?;
-        let header = Header::parse(&bytes).map_err(|e| not_a_cvd(e.to_string()))?;
+        let etag = known.as_ref().map(|(etag, _)| etag);
+        let incoming = match (self.getter.open(&url, &wanted, etag).await?, known) {
+            (Answer::New(incoming), _) => incoming,
+            (Answer::Unchanged, Some((_, header))) => return Ok(header),
+            (Answer::Unchanged, None) => return Err(unasked_304(&url)),
+        };
+        let (origin, etag) = (incoming.origin.clone(), incoming.etag.clone());
+        let header = Header::parse(&incoming.bytes().await?)
+            .map_err(|e| FetchError::NotACvd { origin, why: e.to_string() })?;
+        let mut probed = self.probed.lock();
         match etag {
-            Some(etag) => self.probed().insert(database.clone(), (etag, header.clone())),
-            None => self.probed().remove(database),
+            Some(etag) => probed.insert(database.clone(), (etag, header.clone())),
+            None => probed.remove(database),
         };
         Ok(header)
     }
 
-    fn probed(&self) -> MutexGuard<'_, BTreeMap<Database, (HeaderValue, Header)>> {
-        self.probed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Fetches one file.
+    /// Begins to fetch one file.
     ///
     /// # Errors
     /// See [`FetchError`].
-    pub async fn fetch(&self, wanted: &Wanted) -> Result<Fetched, FetchError> {
+    pub async fn open(&self, wanted: &Wanted) -> Result<Incoming, FetchError> {
         match wanted {
             Wanted::Named(name) => self.get(&name.to_string(), wanted).await,
             Wanted::Header(database, None) => self.get(&format!("{database}.cvd"), wanted).await,
@@ -188,7 +230,7 @@ impl HttpSource {
     /// Names a version of a CVD. One that is wanted again after it was fetched whole was not what came: a cache on
     /// the way that keeps that answer would give it for ever, so that the name is made another one.
     fn name_of(&self, database: &Database, version: u32, whole: bool) -> String {
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetched = self.fetched.lock();
         let (last, count) = fetched.entry(database.clone()).or_default();
         if *last != version {
             (*last, *count) = (version, 0);
@@ -198,10 +240,11 @@ impl HttpSource {
         format!("{database}.cvd?version={version}{again}")
     }
 
-    async fn get(&self, relative: &str, wanted: &Wanted) -> Result<Fetched, FetchError> {
-        match self.getter.get(&self.url(relative)?, wanted, None).await? {
-            Answer::New(fetched, _) => Ok(fetched),
-            Answer::Unchanged => Err(FetchError::Status { url: relative.into(), status: 304 }),
+    async fn get(&self, relative: &str, wanted: &Wanted) -> Result<Incoming, FetchError> {
+        let url = self.url(relative)?;
+        match self.getter.open(&url, wanted, None).await? {
+            Answer::New(incoming) => Ok(incoming),
+            Answer::Unchanged => Err(unasked_304(&url)),
         }
     }
 
@@ -210,4 +253,38 @@ impl HttpSource {
             .join(relative)
             .map_err(|e| FetchError::Unreachable { url: self.base.to_string(), why: e.to_string() })
     }
+}
+
+/// Passes requests of others on to an upstream.
+#[derive(Clone)]
+pub(super) struct Passer {
+    base: Url,
+    getter: Arc<Getter>,
+}
+
+impl Passer {
+    /// Passes on one for a file of this name.
+    pub(super) async fn pass(
+        &self,
+        name: &str,
+        wanted: &Wanted,
+        fields: HeaderMap,
+    ) -> Result<Passed, FetchError> {
+        let url = self.base.join(name);
+        let url =
+            url.map_err(|e| FetchError::Unreachable { url: self.base.to_string(), why: e.to_string() })?;
+        self.getter.pass(&url, wanted, fields).await
+    }
+}
+
+/// A TXT record that says when it was made.
+#[derive(Clone, Copy)]
+struct Recorded {
+    version: u32,
+    at_s: u64,
+    age_s: u64,
+}
+
+fn unasked_304(url: &Url) -> FetchError {
+    FetchError::Status { url: url.to_string(), status: 304 }
 }

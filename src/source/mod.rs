@@ -1,20 +1,38 @@
 //! Where files come from: an HTTP upstream, or a directory that cvdupdate or freshclam fills.
 //!
-//! Guarantees: every fetch is bounded in size and time and ends as a [`Staged`] file whose BLAKE3 hash was taken
-//! on the way, or as a typed [`FetchError`] that leaves nothing behind. Guarantees nothing about content: what
-//! is staged is not verified, and a source may answer another version than it was asked for.
+//! Guarantees: every fetch is an [`Incoming`] stream that is bounded in size and time, whatever source it comes from,
+//! and ends whole or as a typed [`FetchError`]. Guarantees nothing about content: what comes is not verified, and a
+//! source may answer another version than it was asked for.
 
+mod activity;
 pub mod budget;
 pub mod directory;
+mod doubt;
+pub mod downloader;
+pub mod fields;
 mod get;
 pub mod http;
+mod incoming;
+mod intake;
+pub mod ledger;
+mod limits;
 pub mod login;
-pub mod staging;
+mod redirects;
+mod response;
 pub mod txt;
+pub mod watch;
 
-pub use staging::{Intake, Progress, Silent, Staged, Staging};
+pub use activity::{Activity, Underway};
+pub use doubt::Doubt;
+pub use incoming::Incoming;
+pub use intake::{Intake, Progress, Shown, Silent};
+pub use redirects::RedirectFault;
 
-use crate::cvd::{Database, FileName};
+use crate::{
+    cvd::{Database, FileName},
+    units::size,
+};
+use reqwest::header::HeaderMap;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -116,19 +134,8 @@ pub struct Newest {
     /// When that was so, epoch seconds, where the evidence says it: a record speaks for the time it was made,
     /// not for the time it is read.
     pub at_s: Option<u64>,
-    /// What did not agree on the way, in words; empty when all is well.
-    pub remarks: Vec<String>,
-}
-
-/// A file that was fetched, and where from.
-#[derive(Debug)]
-pub struct Fetched {
-    /// The bytes.
-    pub staged: Staged,
-    /// The URL or path that answered.
-    pub origin: String,
-    /// What caches on the way said of themselves (`age`, `x-cache`, `cf-ray`, `cf-cache-status`, `via`).
-    pub via: Vec<(String, String)>,
+    /// What did not agree on the way; empty when all is well.
+    pub doubts: Vec<Doubt>,
 }
 
 /// Why a fetch brought nothing.
@@ -141,9 +148,7 @@ pub enum FetchError {
         origin: String,
     },
     /// The source refuses us (403); asking again soon makes it worse.
-    #[error(
-        "{url}: the source refuses this client (403) and is left alone for now; `status` says for how long. A directory filled by cvdupdate is the way round: --source dir:PATH"
-    )]
+    #[error("{url}: the source refuses this client (403)")]
     Denied {
         /// URL asked.
         url: String,
@@ -166,6 +171,22 @@ pub enum FetchError {
         /// Why.
         why: String,
     },
+    /// It redirects to where it may not.
+    #[error("{url}: {why}")]
+    Redirect {
+        /// URL asked.
+        url: String,
+        /// The rule against it.
+        why: RedirectFault,
+    },
+    /// A part of a file that is not the one asked for.
+    #[error("{url}: answered {what}; not taken")]
+    WrongPart {
+        /// URL that answered.
+        url: String,
+        /// What came.
+        what: http::WrongPart,
+    },
     /// Any other status.
     #[error("{url}: answered HTTP status {status}")]
     Status {
@@ -183,7 +204,7 @@ pub enum FetchError {
         cap_bytes: u64,
     },
     /// The body ended before its announced length.
-    #[error("{origin}: the body ended after {got_bytes} bytes, before its announced end; not taken")]
+    #[error("{origin}: the body ended after {}, before its announced end; not taken", size(*.got_bytes))]
     Truncated {
         /// URL or path.
         origin: String,
@@ -191,7 +212,7 @@ pub enum FetchError {
         got_bytes: u64,
     },
     /// Nothing came for too long, or too little.
-    #[error("{origin}: {what} after {got_bytes} bytes; given up")]
+    #[error("{origin}: {what} after {}; given up", size(*.got_bytes))]
     TooSlow {
         /// URL or path.
         origin: String,
@@ -201,20 +222,18 @@ pub enum FetchError {
         got_bytes: u64,
     },
     /// What answers does not speak the scheme of the URL.
-    #[error(
-        "{url}: what answers there speaks no {} ({why}); if it speaks {}, write source = \"{}\"",
-        url.scheme(), by_other_scheme(url).scheme(), by_other_scheme(url)
-    )]
+    #[error("{url}: what answers there speaks no {} ({why})", url.scheme())]
     WrongScheme {
         /// URL asked.
         url: reqwest::Url,
         /// The chain of causes.
         why: String,
     },
+    /// The downloader that is run here brought nothing of it.
+    #[error(transparent)]
+    Downloader(downloader::Fault),
     /// No connection, or it broke.
-    #[error(
-        "{url}: {why}; see that the source runs and that the network, or a proxy, leads to it: it is asked again by itself"
-    )]
+    #[error("{url}: {why}")]
     Unreachable {
         /// URL asked.
         url: String,
@@ -222,7 +241,7 @@ pub enum FetchError {
         why: String,
     },
     /// A directory entry that is no plain file.
-    #[error("{}: {what}; put a plain file there", path.display())]
+    #[error("{}: {what}", path.display())]
     NotAFile {
         /// The entry.
         path: PathBuf,
@@ -230,13 +249,13 @@ pub enum FetchError {
         what: &'static str,
     },
     /// A file that changed while it was read.
-    #[error("{}: changed while it was read; it is tried again at the next check", path.display())]
+    #[error("{}: changed while it was read", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
     },
-    /// Staging, or reading a directory source, failed.
-    #[error("{}: {source}{}", path.display(), cvdmirror_store::remedy(source))]
+    /// Reading a directory source, failed.
+    #[error("{}: {}", path.display(), crate::units::os(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -249,7 +268,7 @@ pub enum FetchError {
         /// The record's name.
         name: String,
         /// The cause.
-        why: String,
+        why: txt::TxtFault,
     },
     /// The answer to a probe is no CVD header.
     #[error("{origin}: {why}")]
@@ -259,6 +278,18 @@ pub enum FetchError {
         /// The rule that failed.
         why: String,
     },
+}
+
+/// No client for an upstream can be made.
+#[derive(Debug, thiserror::Error)]
+#[error("no TLS client: {}", get::why(.0))]
+pub struct ClientError(#[from] reqwest::Error);
+
+impl FetchError {
+    /// Whether a transfer ended before its time, so that the rest may be had by asking again.
+    fn broke_off(&self) -> bool {
+        matches!(self, Self::Truncated { .. } | Self::TooSlow { .. } | Self::Unreachable { .. })
+    }
 }
 
 /// The directory of a URL by the other scheme; a port that is the scheme's own goes with it.
@@ -276,6 +307,8 @@ pub enum Source {
     Http(Box<http::HttpSource>),
     /// A directory.
     Directory(directory::DirectorySource),
+    /// A downloader that is run here.
+    Downloader(Box<downloader::Downloader>),
 }
 
 impl Source {
@@ -284,30 +317,57 @@ impl Source {
         match self {
             Self::Http(source) => Some(source.ledger().book()),
             Self::Directory(_) => None,
+            Self::Downloader(source) => Some(source.upstream().ledger().book()),
         }
     }
 
-    /// How far this machine's clock is off by the source's, in words; nothing while they agree.
-    pub fn clock(&self) -> Option<String> {
+    /// How far this machine's clock is ahead of the source's, seconds; nothing while they agree.
+    pub fn off_by_s(&self) -> Option<i64> {
         match self {
-            Self::Http(source) => source.off_by_s().map(|off| crate::clock::remark(off, "the source's")),
+            Self::Http(source) => source.off_by_s(),
             Self::Directory(_) => None,
+            Self::Downloader(source) => source.upstream().off_by_s(),
         }
     }
 
     /// Whether a file that came and was refused may be had a second time from elsewhere in the source.
     pub fn has_another(&self, wanted: &Wanted) -> bool {
         match self {
-            Self::Http(_) => false,
+            Self::Http(_) | Self::Downloader(_) => false,
             Self::Directory(source) => source.has_another(wanted),
         }
     }
 
-    /// What it stages with.
+    /// From now on asks an upstream with a client's fields, or with none but its own.
+    pub fn asks_for(&self, client: Option<HeaderMap>) {
+        match self {
+            Self::Http(source) => source.asks_for(client.unwrap_or_default()),
+            Self::Downloader(source) => source.asks_for(client),
+            Self::Directory(_) => {}
+        }
+    }
+
+    /// A round has taken what came.
+    pub fn end_round(&self) {
+        if let Self::Downloader(source) = self {
+            source.end();
+        }
+    }
+
+    /// What went wrong though files came.
+    pub fn fault(&self) -> Option<FetchError> {
+        match self {
+            Self::Downloader(source) => source.fault().map(FetchError::Downloader),
+            Self::Http(_) | Self::Directory(_) => None,
+        }
+    }
+
+    /// What it takes files in with.
     pub fn intake(&self) -> &Intake {
         match self {
             Self::Http(source) => source.intake(),
             Self::Directory(source) => source.intake(),
+            Self::Downloader(source) => source.upstream().intake(),
         }
     }
 
@@ -319,6 +379,7 @@ impl Source {
         match self {
             Self::Http(source) => source.newest(database).await,
             Self::Directory(source) => source.newest(database).await,
+            Self::Downloader(source) => source.newest(database).await,
         }
     }
 
@@ -330,18 +391,28 @@ impl Source {
         let header = match self {
             Self::Http(source) => source.probe(database).await,
             Self::Directory(source) => source.probe(database).await,
+            Self::Downloader(source) => source.probe(database).await,
         };
         Ok(header?.version)
     }
 
-    /// Fetches a file into the staging directory.
+    /// Begins to fetch a file.
     ///
     /// # Errors
-    /// See [`FetchError`]; nothing is left behind.
-    pub async fn fetch(&self, wanted: &Wanted) -> Result<Fetched, FetchError> {
+    /// See [`FetchError`].
+    pub async fn open(&self, wanted: &Wanted) -> Result<Incoming, FetchError> {
         match self {
-            Self::Http(source) => source.fetch(wanted).await,
-            Self::Directory(source) => source.fetch(wanted).await,
+            Self::Http(source) => source.open(wanted).await,
+            Self::Directory(source) => source.open(wanted).await,
+            Self::Downloader(source) => source.open(wanted).await,
+        }
+    }
+
+    /// Tells when there may be something new, where a source can.
+    pub fn watch(&self) -> Option<watch::Watch> {
+        match self {
+            Self::Http(_) | Self::Downloader(_) => None,
+            Self::Directory(source) => Some(source.watch()),
         }
     }
 }

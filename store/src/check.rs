@@ -1,14 +1,12 @@
 //! Looking for damage ahead of time: re-hashes, cross-checks, and says what it found.
 //!
-//! Guarantees: any changed byte of a sealed pack is found (the file's hash); in a pack that nobody vouches for ([`Proven`]), so
-//! is content that never matched its id or structure that redb would refuse, even where the file's hash is right. Nothing is
-//! written, not even by redb's own check.
-//! Does not judge what the names and contents mean: that is the caller's. Nor does it hash the pieces of an object whose own hash
-//! is right: a piece whose listed hash never was is refused when it is read, as any is that hashes otherwise.
-use crate::{
-    Error, Finding, ObjectId, Pack, PackId, View,
-    pack::{Cores, guarded},
-};
+//! Guarantees: any changed byte of a sealed pack is found, by the file's hash. In a pack that is not [`Proven`], so is content
+//! that never matched its id, and structure that redb would refuse, even where the file's hash is right. Nothing is written,
+//! not even by redb's own check.
+//! Does not interpret names and contents. Does not hash the pieces of an object whose own hash is right: a piece with a wrong
+//! listed hash is refused when it is read.
+use crate::{Error, Finding, ObjectId, Pack, PackId, View, disk::Cores, panics::guarded};
+use parking_lot::Mutex;
 use redb::{Builder, StorageBackend};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,7 +14,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -30,12 +28,12 @@ pub fn check_len(pack: &Pack) -> u64 {
     pack.file_len() + pack.data_len()
 }
 
-/// Says of a pack whether all that its name's hash covers was found right before, by whoever sealed it or took it in. While its
-/// file hashes to that name it is what was checked then, and is not taken apart again.
+/// Whether a pack was checked whole before, when it was sealed or imported. As long as its file has the hash in its name it
+/// has not changed since, and its content is not checked again.
 pub type Proven<'a> = dyn Fn(&Pack) -> bool + Sync + 'a;
 
-/// Checks every pack of a view, and that no object lies there unused. Names whose object is missing or disputed are
-/// found when a view is put together, not here. Returns the packs that are as they were when they were proven.
+/// Checks every pack of a view, and looks for unused objects. Names whose object is missing or disputed are found when a
+/// view is assembled, not here. Returns the proven packs that have not changed.
 pub fn check_view(
     view: &View,
     proven: &Proven<'_>,
@@ -46,7 +44,7 @@ pub fn check_view(
     for (name, record) in view.names() {
         names.entry(record.object).or_default().push(name);
     }
-    // The large ones first, lest one is left alone at the end.
+    // The large ones first, so that all cores are busy to the end.
     let mut packs: Vec<&Pack> = view.packs().iter().collect();
     packs.sort_by_key(|pack| std::cmp::Reverse(pack.file_len()));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -61,7 +59,7 @@ pub fn check_view(
                 let mut report = |finding| drop(found.send(finding));
                 while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if check_one(pack, names, proven(pack), cores, progress, &mut report) {
-                        unchanged.lock().unwrap_or_else(PoisonError::into_inner).insert(pack.id().clone());
+                        unchanged.lock().insert(pack.id().clone());
                     }
                     let unused = pack.objects().filter(|(id, _)| !names.contains_key(id));
                     let (objects, bytes) = unused.fold((0, 0), |(n, sum), (_, size)| (n + 1, sum + size));
@@ -74,7 +72,7 @@ pub fn check_view(
         drop(found);
         findings.into_iter().for_each(report);
     });
-    unchanged.into_inner().unwrap_or_else(PoisonError::into_inner)
+    unchanged.into_inner()
 }
 
 /// Checks one pack: its file against the hash in its name; redb's structure and every object against its id, unless that is
@@ -110,7 +108,7 @@ fn check_one(
     }
     for (id, error) in check_objects(pack, progress) {
         report(match error {
-            Error::Rotten { offset, .. } => Finding::Rotten {
+            Error::Corrupt { offset, .. } => Finding::Corrupt {
                 pack: pack.id().clone(),
                 object: id,
                 offset,
@@ -143,12 +141,12 @@ pub(crate) fn check_objects(pack: &Pack, progress: &Progress<'_>) -> BTreeMap<Ob
 }
 
 fn check_object(pack: &Pack, id: &ObjectId, progress: &Progress<'_>) -> Result<(), Error> {
-    let rotten = || Error::Rotten { pack: pack.id().clone(), object: *id, offset: 0 };
-    let reader = pack.open(id)?.ok_or_else(rotten)?;
+    let corrupt = || Error::Corrupt { pack: pack.id().clone(), object: *id, offset: 0 };
+    let reader = pack.open(id)?.ok_or_else(corrupt)?;
     let mut whole = crate::Hasher::new();
     let mut at = 0;
     while at < reader.size() {
-        // Hashing each piece as well would take as long again, and shows more only where the whole is wrong.
+        // Hashing each piece as well would double the time, and is only of use where the whole is wrong.
         let Some(chunk) = reader.unverified_chunk_at(at)? else { break };
         whole.update(&chunk);
         at += chunk.len() as u64;
@@ -161,7 +159,7 @@ fn check_object(pack: &Pack, id: &ObjectId, progress: &Progress<'_>) -> Result<(
     while at < reader.size() {
         at += reader.chunk_at(at)?.len() as u64;
     }
-    Err(rotten())
+    Err(corrupt())
 }
 
 /// Runs redb's integrity check. It needs to write, and repairs: here it writes into memory.
@@ -209,10 +207,6 @@ impl std::fmt::Debug for Overlay {
 }
 
 impl Overlay {
-    fn state(&self) -> std::sync::MutexGuard<'_, OverlayState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn read_base(&self, base_len: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let there = base_len.saturating_sub(offset).min(out.len() as u64) as usize;
         let (there, beyond) = out.split_at_mut(there);
@@ -223,11 +217,11 @@ impl Overlay {
 
 impl StorageBackend for Overlay {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.state().len)
+        Ok(self.state.lock().len)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.state();
+        let state = self.state.lock();
         let end = offset.checked_add(out.len() as u64);
         if end.is_none_or(|end| end > state.len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -247,7 +241,7 @@ impl StorageBackend for Overlay {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.len = len;
         state.base_len = state.base_len.min(len);
         state.pages.split_off(&len.div_ceil(PAGE as u64));
@@ -259,7 +253,7 @@ impl StorageBackend for Overlay {
     }
 
     fn write(&self, offset: u64, mut data: &[u8]) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let mut at = offset;
         state.len = state.len.max(offset + data.len() as u64);
         while !data.is_empty() {

@@ -5,7 +5,7 @@
 //! `store/` that is cut or full of holes, or an acknowledged one that is gone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use crate::{
-    Error, NameRecord, ObjectId, Store,
+    Error, NameRecord, ObjectId, Proof, Store,
     disk::{Op, watch},
 };
 use std::{
@@ -42,7 +42,7 @@ fn commit(store: &Store, numbers: &[u64]) -> Result<crate::Pack, Error> {
             modified_s: None,
             stored_at_s: 1,
             origin: String::new(),
-            proof: String::new(),
+            proof: Proof::Unknown,
         };
         batch.bind(&format!("n{n}"), record)?;
     }
@@ -108,7 +108,7 @@ fn what_reads_back_otherwise_is_not_sealed() {
     };
     let refused = watch(spoil, || commit(&store, &[1, 4]));
     let object = ObjectId::of(&content(4));
-    assert!(matches!(refused, Err(Error::Rotten { object: o, .. }) if o == object), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Corrupt { object: o, .. }) if o == object), "{refused:?}");
     assert_eq!(Store::scan(&home.dir("store")).unwrap().packs.len(), 0);
     assert!(home.tmp_is_empty());
     commit(&store, &[1, 4]).unwrap();

@@ -12,6 +12,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 /// Creates a file that must not exist yet, for reading and writing.
@@ -38,13 +39,49 @@ pub(crate) fn open_regular(path: &Path) -> Result<File, Error> {
     Ok(file)
 }
 
-/// Makes a file's bytes durable and read-only.
-pub(crate) fn seal(file: &File, path: &Path) -> Result<(), Error> {
+/// Writes a file's bytes to the disk while more are added, so that the fsync at the end has less to do. One thread at most;
+/// `push` or `finish` returns its errors, since the kernel reports an error only once.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead(Option<thread::JoinHandle<io::Result<()>>>);
+
+impl Ahead {
+    /// Starts writing what there is, unless that is going on.
+    pub(crate) fn push(&mut self, file: &Arc<File>) -> io::Result<()> {
+        if self.0.as_ref().is_some_and(|running| !running.is_finished()) {
+            return Ok(());
+        }
+        self.finish()?;
+        let file = file.clone();
+        self.0 = Some(thread::Builder::new().spawn(move || file.sync_data())?);
+        Ok(())
+    }
+
+    /// Waits until nothing is going on.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        let running = self.0.take();
+        running.map_or(Ok(()), |running| running.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+    }
+}
+
+/// Makes a file's bytes durable and read-only while `beside` reads it, so that disk and processor work at the same time.
+pub(crate) fn seal<T>(
+    file: &File,
+    path: &Path,
+    beside: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
     // A sealed pack is never written again: without write permission a stray tool cannot do so by accident.
     rustix::fs::fchmod(file, Mode::from_raw_mode(0o444))
         .map_err(|e| Error::io(path, "make read-only")(e.into()))?;
     seam(&Op::Fsync(path)).map_err(Error::io(path, "fsync"))?;
-    file.sync_all().map_err(Error::io(path, "fsync"))
+    let (synced, done) = thread::scope(|scope| {
+        let fsync = thread::Builder::new().spawn_scoped(scope, || file.sync_all());
+        let done = beside();
+        let synced =
+            fsync.and_then(|fsync| fsync.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())));
+        (synced, done)
+    });
+    synced.map_err(Error::io(path, "fsync"))?;
+    done
 }
 
 /// Renames within one file system; refuses to replace anything.
@@ -71,6 +108,44 @@ pub(crate) fn unlink(path: &Path) -> Result<(), Error> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(path, "remove")(e)),
         _ => Ok(()),
+    }
+}
+
+/// On how many cores one file is hashed.
+#[derive(Clone, Copy)]
+pub(crate) enum Cores {
+    /// The others are hashing other files.
+    One,
+    All,
+}
+
+pub(crate) fn hash_file(
+    file: &File,
+    path: &Path,
+    cores: Cores,
+    progress: &mut dyn FnMut(u64),
+) -> Result<blake3::Hash, Error> {
+    let mut hasher = blake3::Hasher::new();
+    // Long enough to be worth hashing on several cores, short enough to stay in a core's cache.
+    let mut buffer = match cores {
+        Cores::One => vec![0; 256 << 10],
+        Cores::All => vec![0; 1 << 20],
+    };
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(hasher.finalize()),
+            Ok(n) => {
+                match cores {
+                    Cores::One => hasher.update(&buffer[..n]),
+                    Cores::All => hasher.update_rayon(&buffer[..n]),
+                };
+                at += n as u64;
+                progress(n as u64);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::io(path, "read")(e)),
+        }
     }
 }
 

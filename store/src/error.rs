@@ -7,7 +7,7 @@ use std::{io, path::Path, path::PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused. ENOSPC, EROFS, EFBIG and EMFILE come through here: look at `source.kind()`.
-    #[error("cannot {op} {}: {source}{}", path.display(), remedy(source))]
+    #[error("cannot {op} {}: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -17,10 +17,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A pack was written by a newer build. Nothing of it was read.
-    #[error(
-        "{} has store format {found}, this build reads up to {supported}: run a newer cvdmirror",
-        path.display()
-    )]
+    #[error("{} has store format {found}, this build reads up to {supported}", path.display())]
     NewerFormat {
         /// The pack.
         path: PathBuf,
@@ -51,8 +48,8 @@ pub enum Error {
         found: String,
     },
     /// Stored bytes of an object do not match their hash. They were not handed out.
-    #[error("object {object} in pack {pack} is rotten at byte {offset}")]
-    Rotten {
+    #[error("object {object} in pack {pack} is corrupt at byte {offset}")]
+    Corrupt {
         /// The pack.
         pack: PackId,
         /// The object.
@@ -129,6 +126,14 @@ pub enum Error {
         name: String,
         /// The object.
         object: ObjectId,
+    },
+    /// A pack to be merged or retired binds a name that is disputed or whose object is missing: it is kept to be looked into.
+    #[error("pack {pack} binds {name}, which is disputed or whose object is missing")]
+    Unsettled {
+        /// The pack.
+        pack: PackId,
+        /// The name.
+        name: String,
     },
     /// Dropping a pack would take an object from a name that stays.
     #[error("pack {pack} holds object {object}, which name {name} still needs")]
@@ -222,29 +227,5 @@ impl Error {
             source.kind(),
             io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
         ))
-    }
-}
-
-/// What mends an answer of the operating system, to be said after it; empty where the answer says it itself.
-pub fn remedy(error: &io::Error) -> &'static str {
-    use io::ErrorKind::{
-        CrossesDevices, FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
-    };
-    /// "Too many open files", on Linux and the BSDs: std has no kind for it.
-    const EMFILE: i32 = 24;
-    match error.kind() {
-        StorageFull | QuotaExceeded => {
-            "; the disk is full: free space on it, or move the data directory to a larger one"
-        }
-        ReadOnlyFilesystem => "; the file system is read-only: mount it writable",
-        PermissionDenied => "; let the user that runs this program own it (chown -R)",
-        CrossesDevices => {
-            "; store/ and tmp/ must be on one file system: mount it at the data directory, not inside it"
-        }
-        FileTooLarge => "; the limit on the length of files is too low: raise it (LimitFSIZE=, ulimit -f)",
-        _ if error.raw_os_error() == Some(EMFILE) => {
-            "; too few files may be open: raise the limit (LimitNOFILE=, ulimit -n)"
-        }
-        _ => "",
     }
 }

@@ -3,7 +3,7 @@ use crate::{ObjectId, PackId};
 use std::{fmt, path::PathBuf};
 
 /// How bad a finding is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Nothing served is affected.
@@ -33,18 +33,12 @@ pub enum Finding {
         /// Why.
         reason: String,
     },
-    /// A name that packs bind to different objects. The more trusted pack's binding stays, the other is never published.
+    /// A name that packs bind to different contents. None of them is published.
     NameConflict {
         /// The name.
         name: String,
-        /// The pack whose binding stays.
-        kept_pack: PackId,
-        /// What the name is bound to.
-        kept: ObjectId,
-        /// The pack whose binding is refused.
-        refused_pack: PackId,
-        /// What it binds the name to.
-        refused: ObjectId,
+        /// Each object, and a pack that binds the name to it.
+        bindings: Vec<(PackId, ObjectId)>,
     },
     /// A name whose object is in no pack, or is quarantined. The name is left out.
     ObjectMissing {
@@ -85,7 +79,7 @@ pub enum Finding {
         reason: String,
     },
     /// An object's stored bytes do not hash to its id. It is never served.
-    Rotten {
+    Corrupt {
         /// The pack.
         pack: PackId,
         /// The object.
@@ -139,7 +133,7 @@ impl Finding {
             | Self::WrongSize { .. }
             | Self::FileChanged { .. }
             | Self::Structure { .. }
-            | Self::Rotten { .. }
+            | Self::Corrupt { .. }
             | Self::Unreadable { .. } => Severity::Error,
         }
     }
@@ -154,7 +148,7 @@ impl Finding {
             Self::NameConflict { .. } => "Remove the pack that does not belong here.",
             Self::ObjectMissing { .. } => "Sync again, or restore the pack that held it.",
             Self::WrongSize { .. } => "Remove the pack; no build writes such a record.",
-            Self::FileChanged { .. } | Self::Structure { .. } | Self::Rotten { .. } => {
+            Self::FileChanged { .. } | Self::Structure { .. } | Self::Corrupt { .. } => {
                 "Restore the pack from a copy, or remove it and sync. Look at the disk."
             }
             Self::Unused { .. } => "A gc gives the space back.",
@@ -177,11 +171,11 @@ impl fmt::Display for Finding {
             Self::Unusable { path, reason } => {
                 write!(f, "{}: not a usable pack: {reason}", path.display())
             }
-            Self::NameConflict { name, kept_pack, kept, refused_pack, refused } => write!(
-                f,
-                "{name}: bound to {kept} in pack {kept_pack}, which stays, and to {refused} in pack {refused_pack}, \
-                 which is not published"
-            ),
+            Self::NameConflict { name, bindings } => {
+                let bindings = bindings.iter().map(|(pack, object)| format!("{object} in pack {pack}"));
+                let bindings = bindings.collect::<Vec<_>>().join(" and to ");
+                write!(f, "{name}: bound to {bindings}; none of them is published")
+            }
             Self::ObjectMissing { name, pack, object } => {
                 write!(f, "{name}: pack {pack} binds it to object {object}, which no pack holds whole")
             }
@@ -196,8 +190,8 @@ impl fmt::Display for Finding {
             Self::Structure { path, reason } => {
                 write!(f, "{}: redb's integrity check: {reason}", path.display())
             }
-            Self::Rotten { pack, object, offset, names } => {
-                write!(f, "object {object} in pack {pack} is rotten at byte {offset}")?;
+            Self::Corrupt { pack, object, offset, names } => {
+                write!(f, "object {object} in pack {pack} is corrupt at byte {offset}")?;
                 if names.is_empty() {
                     return Ok(());
                 }
@@ -205,7 +199,8 @@ impl fmt::Display for Finding {
             }
             Self::Unreadable { path, reason } => write!(f, "{}: {reason}", path.display()),
             Self::Unused { pack, objects, bytes } => {
-                write!(f, "pack {pack}: {objects} objects ({bytes} bytes) without a name")
+                let plural = if *objects == 1 { "" } else { "s" };
+                write!(f, "pack {pack}: {objects} object{plural} ({bytes} bytes) without a name")
             }
         }
     }

@@ -8,7 +8,7 @@
 //! ```text
 //! Store::scan ──► [Pack] ──► Store::assemble ──► Store ──► view() ──► View: names, lookup, open ──► ObjectReader
 //!                   (the caller orders them             │
-//!                    by trust)                          └► batch() ──► PackWriter: put, bind ──► commit()
+//!                    by trust)                          └► batch() ──► PackWriter: object, bind ──► commit()
 //! ```
 //!
 //! # What is promised
@@ -18,10 +18,10 @@
 //!   leaves nothing of the batch in the store's directory, or (between rename and return) all of it. What a crash leaves in the
 //!   temporary directory, [`Store::empty_tmp`] removes at the next start. Both directories must be on one file system.
 //! * **Integrity.** Every byte handed out was hashed in this process and compared with the hash of its piece. Lists of names
-//!   and objects are checked when a pack is opened. A changed bit is an [`Error::Rotten`], or a pack that does not open; it is
+//!   and objects are checked when a pack is opened. A changed bit is an [`Error::Corrupt`], or a pack that does not open; it is
 //!   never other content. [`check_pack`] finds any changed byte of a pack's file, used or not.
 //! * **One content a name.** Binding a name to a second object is refused by [`PackWriter::bind`] and [`Store::commit`]. Where
-//!   packs of other origin disagree, the more trusted one's binding stays, and a [`Finding`] names both.
+//!   packs of other origin disagree, content beats an empty object; of two contents neither is shown, and a [`Finding`] names both.
 //! * **Views do not change.** A [`View`], and readers opened from it, go on as they are while packs are added, merged, retired
 //!   and removed.
 //!
@@ -45,7 +45,7 @@
 //!   because nothing writes to the file again. Permissions, times and owners carry no meaning.
 //! * Any subset of the packs is a store: a name whose object is in a missing pack is left out, and said
 //!   ([`Finding::ObjectMissing`]).
-//! * The hash in a file's name is no signature. A pack that this installation did not seal must be judged by the caller before its
+//! * The hash in a file's name is no signature. A pack that this installation did not seal must be verified by the caller before its
 //!   names are published.
 //!
 //! # Limits
@@ -53,17 +53,21 @@
 //! One process writes at a time, which the caller ensures with a lock. Names have [`MAX_NAME_LEN`] bytes, objects
 //! [`MAX_OBJECT_LEN`], packs [`MAX_ROWS`] names and as many objects. A pack of a megabyte or more is at most 1.05 times its
 //! data (a hundred objects of less than 10 KB each: from 2 MB on); one of 30 KB has 40 KB on top, which merging
-//! ([`merges`]) gives back. Memory does not grow with the length of an object: about 10 MB to store one, the hot cache and a
-//! few pieces to read one. All of it blocks: call it where blocking is allowed; only [`ObjectReader::cached_chunk_at`] never
-//! touches the disk.
+//! ([`merges`]) gives back. Memory does not grow with the length of an object: about 10 MB to store one, a few
+//! pieces to read one. All of it blocks: call it where blocking is allowed.
+mod batch_reader;
 mod check;
 #[cfg(test)]
 mod crash_tests;
 mod disk;
 mod error;
 mod finding;
+mod limits;
+mod name_record;
 mod object_id;
+mod object_writer;
 mod pack;
+mod pack_id;
 mod panics;
 mod reader;
 mod retain;
@@ -72,14 +76,19 @@ mod tables;
 mod view;
 mod writer;
 
+pub use batch_reader::BatchReader;
 pub use check::{Progress, Proven, check_len, check_pack, check_view};
-pub use error::{Error, remedy};
+pub use error::Error;
 pub use finding::{Finding, ForeignKind, Severity};
+pub use limits::{MAX_NAME_LEN, MAX_OBJECT_LEN, MAX_ROWS, MAX_TEXT_LEN};
+pub use name_record::{NameRecord, Proof};
 pub use object_id::{Hasher, ObjectId};
-pub use pack::{NameRecord, Pack, PackId};
+pub use object_writer::ObjectWriter;
+pub use pack::Pack;
+pub use pack_id::PackId;
 pub use panics::{caught, hide_caught_panics};
 pub use reader::ObjectReader;
 pub use retain::{Merged, PackSize, merges};
-pub use store::{HOT_CACHE_BYTES, Scan, Store};
-pub use view::View;
-pub use writer::{MAX_NAME_LEN, MAX_OBJECT_LEN, MAX_ROWS, MAX_TEXT_LEN, PackWriter};
+pub use store::{Scan, Store};
+pub use view::{View, Withdrawn};
+pub use writer::PackWriter;

@@ -1,108 +1,28 @@
 //! A sealed pack, open for reading.
 //!
 //! Guarantees: opening reads the lists of names and objects, checks them and their number, and follows no symbolic link; a file
-//! that is foreign, cut short or altered is an error, not a panic. An open pack stays readable when its file is unlinked.
+//! that is foreign, cut short or altered is an error, not a panic. No list, however hostile, makes reading every object once
+//! cost more than the file's own length. An open pack stays readable when its file is unlinked.
 //! Does not guarantee that the objects' bytes are whole: that is checked piece by piece when they are read
-//! ([`ObjectReader`]), or ahead of time by [`crate::check`].
+//! (`reader`), or ahead of time by `check`.
 use crate::{
-    Error, ObjectId, ObjectReader, caught,
-    disk::{self, PackFile},
-    reader::HotCache,
-    tables::{self, BadRow, Head, NameRow, ObjectRow},
-    writer::{MAX_ROWS, bounded, check_name},
+    Error, NameRecord, ObjectId, PackId,
+    disk::{self, Cores, PackFile},
+    limits::{MAX_NAME_BYTES, MAX_ROWS, bounded, check_name},
+    panics::guarded,
+    tables::{self, BadRow, Head, ObjectRow},
 };
+use parking_lot::RwLock;
 use redb::{Builder, OwnedAccessGuard, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase};
 use std::{
     fs::File,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
-/// redb's cache for one sealed pack. The hot cache holds what is served and the kernel's page cache the rest: here only
-/// the inner nodes of a tree are worth keeping, and there may be hundreds of packs.
+/// redb's cache for one sealed pack. The kernel's page cache holds the rest: here only the inner nodes of a tree are worth
+/// keeping, and there may be hundreds of packs.
 const READ_CACHE_BYTES: usize = 64 << 10;
-
-/// Most bytes of names and their records in one pack. They are held in memory.
-pub(crate) const MAX_NAME_BYTES: usize = 64 << 20;
-
-/// A sealed pack's id: its file stem, e.g. `20261122T205800Z-3f2a91c04d5e6b77`.
-/// Ids sort by the time of sealing.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PackId(Arc<str>);
-
-impl PackId {
-    const HASH_HEX: usize = 16;
-
-    pub(crate) fn new(sealed_at_s: u64, hash: &blake3::Hash) -> Result<Self, Error> {
-        let year_9999_s = 253_402_300_799;
-        bounded("time in seconds", sealed_at_s, year_9999_s)?;
-        let time = jiff::Timestamp::from_second(sealed_at_s as i64).unwrap_or_default();
-        let hash = hash.to_hex();
-        Ok(Self(format!("{}-{}", time.strftime("%Y%m%dT%H%M%SZ"), &hash[..Self::HASH_HEX]).into()))
-    }
-
-    /// Takes the name of a file in `store/`; `None` if no pack is called so.
-    pub fn from_file_name(name: &str) -> Option<Self> {
-        let stem = name.strip_suffix(".redb")?;
-        let fits = stem.len() == 33
-            && stem.bytes().enumerate().all(|(i, b)| match i {
-                8 => b == b'T',
-                15 => b == b'Z',
-                16 => b == b'-',
-                0..=14 => b.is_ascii_digit(),
-                _ => matches!(b, b'0'..=b'9' | b'a'..=b'f'),
-            });
-        fits.then(|| Self(stem.into()))
-    }
-
-    /// The name of its file in `store/`.
-    pub fn file_name(&self) -> String {
-        format!("{}.redb", self.0)
-    }
-
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The start of the BLAKE3 hash of the sealed file, 16 hex digits.
-    pub fn hash_start(&self) -> &str {
-        &self.0[self.0.len() - Self::HASH_HEX..]
-    }
-}
-
-impl serde::Serialize for PackId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-impl std::fmt::Display for PackId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-/// What a name is bound to, and how it came here.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct NameRecord {
-    /// The object.
-    pub object: ObjectId,
-    /// Its length in bytes.
-    pub size: u64,
-    /// The content's own date (HTTP's Last-Modified), epoch seconds, where it has one.
-    pub modified_s: Option<u64>,
-    /// When this installation stored it, epoch seconds.
-    pub stored_at_s: u64,
-    /// Where the bytes came from: a URL or a path.
-    pub origin: String,
-    /// How they were verified, in words.
-    pub proof: String,
-}
 
 /// A sealed pack, open for reading. Cheap to clone.
 #[derive(Clone)]
@@ -110,8 +30,6 @@ pub struct Pack(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) id: PackId,
-    /// Tells packs apart in the hot cache, also when one is opened twice.
-    pub(crate) serial: u64,
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<File>,
     file_len: u64,
@@ -144,12 +62,10 @@ impl Pack {
             let found = table.get(tables::FORMAT_KEY)?;
             Ok(found.ok_or(BadRow).and_then(|row| tables::decode_format(row.value())))
         })?;
-        match found {
-            Ok(tables::FORMAT) => {}
-            Ok(found) => {
-                return Err(Error::NewerFormat { path: path.to_owned(), found, supported: tables::FORMAT });
-            }
-            Err(BadRow) => return Err(Error::unusable(path, "it says no format version")),
+        let format = found.map_err(|BadRow| Error::unusable(path, "it says no format version"))?;
+        if format > tables::FORMAT {
+            let (path, found) = (path.to_owned(), format);
+            return Err(Error::NewerFormat { path, found, supported: tables::FORMAT });
         }
         let head = guarded(path, op, || {
             let row = table.get(tables::HEAD_KEY)?;
@@ -158,11 +74,12 @@ impl Pack {
         let head = head.map_err(|BadRow| Error::unusable(path, "its head is damaged"))?;
         bounded("objects in a pack", head.objects, MAX_ROWS)?;
         bounded("names in a pack", head.names, MAX_ROWS)?;
-        let (objects, names) = (read_objects(path, table, &head)?, read_names(path, table, &head)?);
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        if head.stream_len > file_len {
+            return Err(Error::unusable(path, "its objects are longer than the file"));
+        }
+        let (objects, names) = (read_objects(path, table, &head)?, read_names(path, table, &head, format)?);
         Ok(Self(Arc::new(Inner {
             id,
-            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             path: home,
             file,
             file_len,
@@ -171,6 +88,14 @@ impl Pack {
             objects,
             handle: RwLock::new(Arc::new(handle)),
         })))
+    }
+
+    /// The same pack with the id and path that it has once sealed; for a pack that nobody else has open yet.
+    pub(crate) fn sealed_as(mut self, id: PackId, path: PathBuf) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            (inner.id, inner.path) = (id, path);
+        }
+        self
     }
 
     /// Its id.
@@ -203,23 +128,15 @@ impl Pack {
         self.0.names.iter().map(|(name, record)| (&**name, record))
     }
 
+    /// What it binds a name to.
+    pub fn lookup(&self, name: &str) -> Option<&NameRecord> {
+        let place = self.0.names.binary_search_by(|(known, _)| (**known).cmp(name)).ok()?;
+        Some(self.name_at(place).1)
+    }
+
     /// The objects it holds, by id, with their length in bytes.
     pub fn objects(&self) -> impl ExactSizeIterator<Item = (ObjectId, u64)> {
         self.0.objects.iter().map(|row| (row.id, row.size))
-    }
-
-    /// Opens one of its objects; `None` if it has no such object.
-    pub fn open(&self, id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
-        self.open_cached(id, None)
-    }
-
-    pub(crate) fn open_cached(
-        &self,
-        id: &ObjectId,
-        cache: Option<Arc<HotCache>>,
-    ) -> Result<Option<ObjectReader>, Error> {
-        let place = self.0.objects.binary_search_by_key(id, |row| row.id);
-        Ok(place.ok().map(|place| ObjectReader::new(self.clone(), place, cache)))
     }
 
     /// Re-hashes the file at reading speed and compares with the hash in its name: finds any changed byte.
@@ -234,25 +151,26 @@ impl Pack {
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), Error> {
         let inner = &*self.0;
-        let hash = hash_file(&inner.file, &inner.path, cores, progress)?.to_hex();
-        let found = &hash[..PackId::HASH_HEX];
-        if found == inner.id.hash_start() {
+        let found = PackId::start_of(&disk::hash_file(&inner.file, &inner.path, cores, progress)?);
+        let expected = inner.id.hash_start();
+        if found == expected {
             return Ok(());
         }
-        Err(Error::FileChanged {
-            path: inner.path.clone(),
-            expected: inner.id.hash_start().to_owned(),
-            found: found.to_owned(),
-        })
+        Err(Error::FileChanged { path: inner.path.clone(), expected: expected.to_owned(), found })
     }
 
     /// The name at a place among [`Pack::names`].
-    pub(crate) fn name_at(&self, place: u32) -> (&str, &NameRecord) {
-        let (name, record) = &self.0.names[place as usize];
+    pub(crate) fn name_at(&self, place: usize) -> (&str, &NameRecord) {
+        let (name, record) = &self.0.names[place];
         (name, record)
     }
 
-    /// The object at a place among [`Pack::objects`].
+    /// The place of an object among [`Pack::objects`].
+    pub(crate) fn place_of(&self, id: &ObjectId) -> Option<usize> {
+        self.0.objects.binary_search_by_key(id, |row| row.id).ok()
+    }
+
+    /// The object at a place.
     pub(crate) fn object_at(&self, place: usize) -> &ObjectRow {
         &self.0.objects[place]
     }
@@ -271,22 +189,22 @@ impl Pack {
     pub(crate) fn stream_row(&self, at: u64) -> Result<Option<OwnedAccessGuard<&'static [u8]>>, Error> {
         let inner = &*self.0;
         let read = || {
-            let handle = inner.handle.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let handle = inner.handle.read().clone();
             guarded(&inner.path, "read", || {
                 let row = handle.table.get_owned((tables::BYTES, at))?;
-                // On a damaged page finding the value panics: here, or not at all.
+                // On a damaged page looking the value up panics, and does so here.
                 row.as_ref().map(|row| row.value().len());
                 Ok(row)
             })
         };
         let reopen = || {
             let fresh = Handle::open(&inner.file, &inner.path)?;
-            *inner.handle.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+            *inner.handle.write() = Arc::new(fresh);
             Ok(())
         };
         match read() {
             Ok(row) => Ok(row),
-            // Another reader's failure, which redb remembers for all of its handle.
+            // Another reader's failure, which redb repeats to all users of its handle.
             Err(Error::Redb { .. }) => {
                 reopen()?;
                 read()
@@ -328,14 +246,17 @@ type Names = Vec<(Box<str>, NameRecord)>;
 
 fn read_objects(path: &Path, table: &Table, head: &Head) -> Result<Vec<ObjectRow>, Error> {
     let mut objects = Vec::<ObjectRow>::new();
+    // Objects do not share bytes: together they are no longer than the stream.
+    let mut left = head.stream_len;
     let whole = read_blocks(path, table, tables::OBJECTS, |key, block| {
         tables::decode_block(key, block, |row: ObjectRow| {
             let ascends = objects.last().is_none_or(|last| last.id < row.id);
-            // Nothing of an empty object is ever read and compared with its id.
+            // An empty object is never read, so its id is checked here.
             let fits = row.fits(head.stream_len) && (row.size > 0 || row.id == ObjectId::of(b""));
             if !ascends || !fits || objects.len() as u64 >= head.objects {
                 return Err(BadRow);
             }
+            left = left.checked_sub(row.size).ok_or(BadRow)?;
             objects.push(row);
             Ok(())
         })
@@ -346,18 +267,18 @@ fn read_objects(path: &Path, table: &Table, head: &Head) -> Result<Vec<ObjectRow
     Ok(objects)
 }
 
-fn read_names(path: &Path, table: &Table, head: &Head) -> Result<Names, Error> {
+fn read_names(path: &Path, table: &Table, head: &Head, format: u64) -> Result<Names, Error> {
     let mut names = Names::new();
     let mut name_bytes = 0;
     let whole = read_blocks(path, table, tables::NAMES, |key, block| {
-        tables::decode_block(key, block, |row: NameRow<'_>| {
-            name_bytes += row.text_len();
-            let ascends = names.last().is_none_or(|(last, _)| **last < *row.name);
-            let allowed = check_name(row.name).is_ok() && name_bytes <= MAX_NAME_BYTES;
+        tables::decode_names(format, key, block, |name, record| {
+            name_bytes += name.len() + record.origin.len();
+            let ascends = names.last().is_none_or(|(last, _)| **last < *name);
+            let allowed = check_name(name).is_ok() && name_bytes <= MAX_NAME_BYTES;
             if !ascends || !allowed || names.len() as u64 >= head.names {
                 return Err(BadRow);
             }
-            names.push((row.name.into(), row.record()));
+            names.push((name.into(), record));
             Ok(())
         })
     })?;
@@ -386,54 +307,4 @@ fn read_blocks(
         }
         Ok(Ok(()))
     })
-}
-
-/// On how many cores one file is hashed.
-#[derive(Clone, Copy)]
-pub(crate) enum Cores {
-    /// The others are hashing other files.
-    One,
-    All,
-}
-
-pub(crate) fn hash_file(
-    file: &File,
-    path: &Path,
-    cores: Cores,
-    progress: &mut dyn FnMut(u64),
-) -> Result<blake3::Hash, Error> {
-    let mut hasher = blake3::Hasher::new();
-    // Long enough to be worth hashing on several cores, short enough to stay in a core's cache.
-    let mut buffer = match cores {
-        Cores::One => vec![0; 256 << 10],
-        Cores::All => vec![0; 1 << 20],
-    };
-    let mut at = 0;
-    loop {
-        match file.read_at(&mut buffer, at) {
-            Ok(0) => return Ok(hasher.finalize()),
-            Ok(n) => {
-                match cores {
-                    Cores::One => hasher.update(&buffer[..n]),
-                    Cores::All => hasher.update_rayon(&buffer[..n]),
-                };
-                at += n as u64;
-                progress(n as u64);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io(path, "read")(e)),
-        }
-    }
-}
-
-/// Runs a step of redb on the file at `path`; a panic becomes an error about the file.
-pub(crate) fn guarded<T>(
-    path: &Path,
-    op: &'static str,
-    step: impl FnOnce() -> Result<T, redb::Error>,
-) -> Result<T, Error> {
-    match caught(step) {
-        Some(result) => result.map_err(|e| Error::redb(path, op, e)),
-        None => Err(Error::unusable(path, "its structure is damaged")),
-    }
 }

@@ -5,47 +5,32 @@ use crate::{
     Error, ObjectId, Pack,
     tables::{self, ObjectRow, STRIPE},
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use redb::OwnedAccessGuard;
-use std::sync::Arc;
 
-/// Verified pieces that were read lately, shared by all readers of one store: serving a piece again needs no disk, no hashing
-/// and no copy. Bounded by bytes.
-pub(crate) type HotCache = quick_cache::sync::Cache<PieceKey, Bytes, PieceWeight>;
-
-/// Pack serial, object, piece. The object is part of the key because verified means verified as that object's.
-type PieceKey = (u64, ObjectId, u64);
-
-#[derive(Clone, Debug)]
-pub(crate) struct PieceWeight;
-impl quick_cache::Weighter<PieceKey, Bytes> for PieceWeight {
-    fn weight(&self, _: &PieceKey, piece: &Bytes) -> u64 {
-        // Key, list links and reference counts weigh too, so that many tiny pieces stay within the bound.
-        piece.len() as u64 + 256
+impl Pack {
+    /// Opens one of its objects; `None` if it has no such object.
+    pub fn open(&self, id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
+        Ok(self.reader(id))
     }
-}
 
-pub(crate) fn hot_cache(capacity_bytes: u64) -> Arc<HotCache> {
-    let pieces = (capacity_bytes / STRIPE).max(16) as usize;
-    Arc::new(HotCache::with_weighter(pieces, capacity_bytes, PieceWeight))
+    pub(crate) fn reader(&self, id: &ObjectId) -> Option<ObjectReader> {
+        let place = self.place_of(id)?;
+        Some(ObjectReader { pack: self.clone(), place, others: Vec::new() })
+    }
 }
 
 /// Reads one object by position; every piece is verified when read. Cheap to clone, blocking.
 #[derive(Clone)]
 pub struct ObjectReader {
     pack: Pack,
-    /// Of the object, among the pack's.
+    /// The object's index in the pack.
     place: usize,
-    cache: Option<Arc<HotCache>>,
-    /// Packs with another copy, for when this one is rotten.
+    /// Packs with another copy, for when this one is corrupt.
     others: Vec<Pack>,
 }
 
 impl ObjectReader {
-    pub(crate) fn new(pack: Pack, place: usize, cache: Option<Arc<HotCache>>) -> Self {
-        Self { pack, place, cache, others: Vec::new() }
-    }
-
     fn row(&self) -> &ObjectRow {
         self.pack.object_at(self.place)
     }
@@ -71,26 +56,18 @@ impl ObjectReader {
     }
 
     /// The bytes from `offset` to the end of the chunk that holds it, at most about 256 KiB; empty from `size` on.
-    /// Zero-copy where the chunk is in the hot cache. Bytes that do not hash right are [`Error::Rotten`], unless another pack
-    /// has them right.
+    /// Bytes that do not hash right are [`Error::Corrupt`], unless another pack has them right.
     pub fn chunk_at(&self, offset: u64) -> Result<Bytes, Error> {
         let Some(piece) = self.piece_at(offset) else {
             return Ok(Bytes::new());
         };
-        if let Some(bytes) = self.cached(&piece) {
-            return Ok(bytes.slice((offset - piece.start) as usize..));
+        match self.read_piece(&piece) {
+            Ok(bytes) => Ok(bytes.slice((offset - piece.start) as usize..)),
+            Err(error) => self.elsewhere(offset).ok_or(error),
         }
-        let bytes = match self.read_piece(&piece) {
-            Ok(bytes) => bytes,
-            Err(error) => return self.elsewhere(offset).ok_or(error),
-        };
-        if let Some(cache) = &self.cache {
-            cache.insert(self.key(&piece), bytes.clone());
-        }
-        Ok(bytes.slice((offset - piece.start) as usize..))
     }
 
-    /// As `chunk_at`, from this pack alone and not hashed; `None` if it is not there. For whoever hashes the whole.
+    /// As `chunk_at`, from this pack alone and not hashed; `None` if it is not there. For a caller that hashes the whole.
     pub(crate) fn unverified_chunk_at(&self, offset: u64) -> Result<Option<Bytes>, Error> {
         let Some(piece) = self.piece_at(offset) else {
             return Ok(None);
@@ -99,28 +76,17 @@ impl ObjectReader {
         Ok(bytes.map(|bytes| bytes.slice((offset - piece.start) as usize..)))
     }
 
-    /// As `chunk_at`, but only if it needs no disk: the verified chunk is in the hot cache.
-    pub fn cached_chunk_at(&self, offset: u64) -> Option<Bytes> {
-        let Some(piece) = self.piece_at(offset) else {
-            return Some(Bytes::new());
-        };
-        let bytes = self.cached(&piece)?;
-        Some(bytes.slice((offset - piece.start) as usize..))
+    /// Lets the kernel forget what it read ahead or kept of the pack's file, for a caller that has a copy of its own.
+    pub fn forget_file(&self) {
+        // Advice: where it is not taken, memory is used twice and nothing is wrong.
+        let _ = rustix::fs::fadvise(self.pack.file(), 0, None, rustix::fs::Advice::DontNeed);
     }
 
     fn elsewhere(&self, offset: u64) -> Option<Bytes> {
         self.others.iter().find_map(|pack| {
-            let copy = pack.open_cached(&self.id(), self.cache.clone()).ok()??;
+            let copy = pack.reader(&self.id())?;
             copy.chunk_at(offset).ok().filter(|_| copy.size() == self.size())
         })
-    }
-
-    fn cached(&self, piece: &Piece) -> Option<Bytes> {
-        self.cache.as_ref()?.get(&self.key(piece))
-    }
-
-    fn key(&self, piece: &Piece) -> PieceKey {
-        (self.pack.0.serial, self.id(), piece.index)
     }
 
     fn piece_at(&self, offset: u64) -> Option<Piece> {
@@ -137,56 +103,43 @@ impl ObjectReader {
 
     fn read_piece(&self, piece: &Piece) -> Result<Bytes, Error> {
         let row = self.row();
-        let rotten = || Error::Rotten { pack: self.pack.id().clone(), object: row.id, offset: piece.start };
+        let corrupt = || Error::Corrupt { pack: self.pack.id().clone(), object: row.id, offset: piece.start };
         let hash = match row.pieces.get(piece.index as usize) {
             Some(hash) => hash,
             None if row.pieces.is_empty() => row.id.as_bytes(),
-            None => return Err(rotten()),
+            None => return Err(corrupt()),
         };
-        let bytes = self.read_stream(row.start + piece.start, piece.len)?.ok_or_else(rotten)?;
+        let bytes = self.read_stream(row.start + piece.start, piece.len)?.ok_or_else(corrupt)?;
         if blake3::hash(&bytes).as_bytes() != hash {
-            return Err(rotten());
+            return Err(corrupt());
         }
         Ok(bytes)
     }
 
-    /// Reads `len` bytes of the pack's stream, all within one stripe. `None` if rows are missing or cannot be reached.
+    /// Reads `len` bytes of the pack's stream, all within one stripe. `None` if rows are missing, of another length than the
+    /// format has them, or cannot be reached.
     fn read_stream(&self, from: u64, len: u64) -> Result<Option<Bytes>, Error> {
-        let mut key = tables::stripe_start(from);
-        let mut out = Vec::new();
+        let mut out = BytesMut::new();
         let end = from + len;
         loop {
+            let at = from + out.len() as u64;
+            let (key, row_len) = tables::row_at(at, self.pack.data_len());
             let row = match self.pack.stream_row(key) {
-                Ok(Some(row)) => Row(row),
-                // The tree that leads to the row is damaged.
-                Ok(None) | Err(Error::Unusable { .. }) => return Ok(None),
+                Ok(Some(row)) if row.value().len() as u64 == row_len => Row(row),
+                // Unusable: the tree that leads to the row is damaged.
+                Ok(_) | Err(Error::Unusable { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             };
-            let row_len = row.as_ref().len() as u64;
-            if row_len == 0 || row_len > STRIPE {
-                return Ok(None);
-            }
-            let row_end = key + row_len;
-            if row_end <= from {
-                key = row_end;
-                continue;
-            }
-            let low = from.max(key) - key;
-            let high = end.min(row_end) - key;
+            let part = (at - key) as usize..(end.min(key + row_len) - key) as usize;
             // Most pieces are a row of their own: hand out redb's buffer instead of a copy. A small share of a row is
-            // copied, lest it keeps the whole row in memory.
-            if low + len == high && len >= row_len / 2 {
-                let bytes = Bytes::from_owner(row);
-                return Ok(Some(bytes.slice(low as usize..high as usize)));
+            // copied, so that it does not keep the whole row in memory.
+            if part.len() as u64 == len && len >= row_len / 2 {
+                return Ok(Some(Bytes::from_owner(row).slice(part)));
             }
-            if out.is_empty() {
-                out.reserve_exact(len as usize);
-            }
-            out.extend_from_slice(&row.as_ref()[low as usize..high as usize]);
+            out.extend_from_slice(&row.as_ref()[part]);
             if out.len() as u64 == len {
-                return Ok(Some(out.into()));
+                return Ok(Some(out.freeze()));
             }
-            key = row_end;
         }
     }
 }
@@ -204,7 +157,7 @@ struct Piece {
     len: u64,
 }
 
-/// A row of the byte stream, kept alive by whoever holds its bytes.
+/// A row of the byte stream, alive as long as its bytes are held.
 struct Row(OwnedAccessGuard<&'static [u8]>);
 impl AsRef<[u8]> for Row {
     fn as_ref(&self) -> &[u8] {

@@ -1,12 +1,11 @@
 //! Dropping and merging: what goes, and how a set of packs becomes a smaller one without a moment in which anything is missing.
 //!
-//! Guarantees: a view is swapped only after the merged pack is durable; an object that any staying name needs is carried
-//! along; retired files stay until [`Store::remove_retired`], so that copies under way and open readers are not
-//! disturbed; meeting a retired pack and the merged one together changes nothing but dropped names coming back.
-use crate::{Error, MAX_ROWS, ObjectId, ObjectReader, Pack, PackId, PackWriter, Store, View, disk};
+//! Guarantees: a view is swapped only after the merged pack is durable; an object that any staying name needs goes along;
+//! retired files stay until [`Store::remove_retired`], so that copies under way and open readers are not disturbed; meeting a
+//! retired pack and the merged one together changes nothing but dropped names coming back.
+use crate::{Error, MAX_ROWS, NameRecord, ObjectReader, Pack, PackId, PackWriter, Store, View, disk};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    io::{self, Read},
     sync::Arc,
 };
 
@@ -19,7 +18,7 @@ pub struct PackSize {
     pub bytes: u64,
     /// Length of those of its objects that staying names need, in bytes.
     pub kept: u64,
-    /// How many of its names stay; not counted are those that a more trusted pack binds to the same object.
+    /// How many of its names stay; not counted are those that another pack's binding to the same object stands for.
     pub kept_names: u64,
     /// It has a name that is disputed or whose object is missing: that must be looked into, not swept away.
     pub troubled: bool,
@@ -99,7 +98,12 @@ impl View {
                 let shown = self.lookup(name);
                 let ours = self.pack_of(name).is_some_and(|p| p.id() == pack.id());
                 size.kept_names += u64::from(ours && keep(name));
-                size.troubled |= shown.is_none_or(|shown| shown.object != record.object);
+                // What gave way to other content has done its service; what gave way to nothing is kept.
+                let withdrawn = self.is_withdrawn(name, &record.object);
+                size.troubled |= match shown {
+                    None => !withdrawn || keep(name),
+                    Some(shown) => shown.object != record.object && record.size > 0 && !withdrawn,
+                };
             }
             sizes.insert(pack.id(), size);
         }
@@ -118,7 +122,7 @@ impl View {
 
 impl Store {
     /// Rewrites packs as one that has the names for which `keep` says yes, and what objects staying names need; swaps the view.
-    /// The old files stay: see [`Store::remove_retired`]. Merge packs of equal trust only: the new one has the place of the first.
+    /// The old files stay: see [`Store::remove_retired`].
     pub fn merge(&self, ids: &[PackId], keep: &dyn Fn(&str) -> bool, now_s: u64) -> Result<Merged, Error> {
         let _changing = self.change();
         let view = self.view();
@@ -129,21 +133,18 @@ impl Store {
         for (name, record) in view.names() {
             let goes = view.pack_of(name).is_some_and(|pack| going.contains(pack.id()));
             if goes {
-                // A staying pack that binds the name otherwise must not come to light because ours goes.
-                let disputed = || rest.binding(name).is_some_and(|r| r.object != record.object);
-                if !keep(name) && !disputed() {
+                if !keep(name) {
                     continue;
                 }
-                batch.carry(name, record.clone());
+                batch.take_over(name, record.clone());
             }
             if rest.size_of(&record.object).is_none() {
                 needed.insert(record.object);
             }
         }
         for id in needed {
-            let reader = view.open_uncached(&id)?;
-            if let Some(reader) = reader {
-                carry_object(&mut batch, reader)?;
+            if let Some(reader) = view.reader(&id) {
+                copy(&mut batch, &reader)?;
             }
         }
         let pack = match batch.is_empty() {
@@ -155,7 +156,7 @@ impl Store {
         if let Some(pack) = &pack {
             packs.insert(place.min(packs.len()), pack.clone());
         }
-        self.show(packs, view.quarantined().clone());
+        self.show(packs, view.excluded().clone());
         Ok(Merged { pack, retired: ids.to_vec() })
     }
 
@@ -177,7 +178,7 @@ impl Store {
                 });
             }
         }
-        self.show(staying, view.quarantined().clone());
+        self.show(staying, view.excluded().clone());
         Ok(())
     }
 
@@ -200,7 +201,7 @@ impl Store {
     }
 }
 
-/// The ids as a set, and the packs that are not among them.
+/// The ids as a set, and the packs that are not among them. Refused for what must be looked into.
 fn split<'a>(view: &View, ids: &'a [PackId]) -> Result<(HashSet<&'a PackId>, Vec<Pack>), Error> {
     let going: HashSet<_> = ids.iter().collect();
     for id in ids {
@@ -208,41 +209,25 @@ fn split<'a>(view: &View, ids: &'a [PackId]) -> Result<(HashSet<&'a PackId>, Vec
             return Err(Error::UnknownPack { pack: id.clone() });
         }
     }
-    let staying = view.packs().iter().filter(|pack| !going.contains(pack.id()));
-    Ok((going.clone(), staying.cloned().collect()))
-}
-
-fn carry_object(batch: &mut PackWriter, reader: ObjectReader) -> Result<(), Error> {
-    let (id, size): (ObjectId, u64) = (reader.id(), reader.size());
-    let mut source = Source { reader, at: 0, failed: None };
-    let result = batch.put(id, size, &mut source);
-    match source.failed {
-        Some(error) => Err(error),
-        None => result,
-    }
-}
-
-/// An object as `Read`, which remembers the store's own error.
-struct Source {
-    reader: ObjectReader,
-    at: u64,
-    failed: Option<Error>,
-}
-
-impl Read for Source {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match self.reader.chunk_at(self.at) {
-            Ok(chunk) => {
-                let n = chunk.len().min(out.len());
-                out[..n].copy_from_slice(&chunk[..n]);
-                self.at += n as u64;
-                Ok(n)
-            }
-            Err(error) => {
-                let text = error.to_string();
-                self.failed = Some(error);
-                Err(io::Error::other(text))
-            }
+    let (leaving, staying): (Vec<&Pack>, Vec<&Pack>) =
+        view.packs().iter().partition(|pack| going.contains(pack.id()));
+    for pack in leaving {
+        let unsettled = |(name, record): &(&str, &NameRecord)| {
+            view.lookup(name).is_none() && !view.is_withdrawn(name, &record.object)
+        };
+        if let Some((name, _)) = pack.names().find(unsettled) {
+            return Err(Error::Unsettled { pack: pack.id().clone(), name: name.to_owned() });
         }
     }
+    Ok((going.clone(), staying.into_iter().cloned().collect()))
+}
+
+/// Copies an object into a batch.
+fn copy(batch: &mut PackWriter, reader: &ObjectReader) -> Result<(), Error> {
+    let mut object = batch.object()?;
+    while object.len() < reader.size() {
+        let chunk = reader.chunk_at(object.len())?;
+        object.append(&chunk)?;
+    }
+    object.finish_as(reader.id()).map(drop)
 }

@@ -6,23 +6,18 @@
 use crate::{
     Error, Finding, ObjectId, Pack, PackId, PackWriter, View,
     check::check_objects,
-    disk,
+    disk::{self, Cores, PackFile},
     finding::ForeignKind,
-    reader,
-    writer::{bounded, same_object},
+    limits::bounded,
+    view::{Excluded, Withdrawn},
 };
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::{
-    collections::BTreeSet,
     ffi::OsString,
     fs::FileType,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::Arc,
 };
-
-/// Default size of the hot cache of verified chunks. 64 chunks: a database's newest CDIFFs, signatures and headers, which most
-/// requests ask for, or the stretch of a CVD that several clients are downloading side by side. More buys little: the
-/// kernel's page cache holds the packs, and verifying a chunk again costs less than sending it.
-pub const HOT_CACHE_BYTES: u64 = 16 << 20;
 
 /// Most packs one directory may have: each keeps a file descriptor open.
 const MAX_PACKS: u64 = 4096;
@@ -80,25 +75,14 @@ impl Store {
         Ok(scan)
     }
 
-    /// Puts packs together, the most trusted first: where two bind a name to different objects the first wins,
-    /// and the finding names both.
+    /// Puts packs together, in any order. Where they bind a name to different contents none of them is shown, and the finding
+    /// names them.
     pub fn assemble(
         store_dir: &Path,
         tmp_dir: &Path,
         packs: Vec<Pack>,
     ) -> Result<(Self, Vec<Finding>), Error> {
-        Self::assemble_with_cache(store_dir, tmp_dir, packs, HOT_CACHE_BYTES)
-    }
-
-    /// As [`Store::assemble`], with a hot cache of so many bytes.
-    pub fn assemble_with_cache(
-        store_dir: &Path,
-        tmp_dir: &Path,
-        packs: Vec<Pack>,
-        cache_bytes: u64,
-    ) -> Result<(Self, Vec<Finding>), Error> {
-        let cache = reader::hot_cache(cache_bytes);
-        let (view, findings) = View::build(packs, BTreeSet::new(), cache);
+        let (view, findings) = View::build(packs, Excluded::default());
         let store = Self {
             store_dir: store_dir.to_owned(),
             tmp_dir: tmp_dir.to_owned(),
@@ -127,7 +111,7 @@ impl Store {
 
     /// What is held now; later commits do not change a view.
     pub fn view(&self) -> Arc<View> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.view.read().clone()
     }
 
     /// The directory of the packs.
@@ -147,22 +131,23 @@ impl Store {
         let view = self.view();
         // The view may have moved on since the batch began.
         for (name, record) in batch.names() {
-            if let Some(held) = view.binding(name) {
-                same_object(name, held, record)?;
-            } else if view.size_of(&record.object).is_none()
-                && !batch.object_ids().any(|id| *id == record.object)
+            if let Some(held) = view.binding(name)
+                && !held.gives_way_to(name, record)?
             {
+                continue;
+            }
+            if view.size_of(&record.object).is_none() && !batch.objects().contains_key(&record.object) {
                 return Err(Error::ObjectMissing { name: name.clone(), object: record.object });
             }
         }
         let pack = self.seal(batch, now_s)?;
         let mut packs = view.packs().to_vec();
         packs.push(pack.clone());
-        self.show(packs, view.quarantined().clone());
+        self.show(packs, view.excluded().clone());
         Ok(pack)
     }
 
-    /// Adds packs that somebody else put into the directory, as the least trusted. Says what is wrong in the whole view;
+    /// Adds packs that somebody else put into the directory. Says what is wrong in the whole view;
     /// with no packs it changes nothing.
     pub fn adopt(&self, new: Vec<Pack>) -> Vec<Finding> {
         let _changing = self.change();
@@ -170,17 +155,25 @@ impl Store {
         let known = |pack: &Pack| view.packs().iter().any(|held| held.id() == pack.id());
         let new = new.into_iter().filter(|pack| !known(pack));
         let packs = view.packs().iter().cloned().chain(new).collect();
-        self.show(packs, view.quarantined().clone())
+        self.show(packs, view.excluded().clone())
     }
 
-    /// Takes the rotten copy of an object out of the view: its names go with it unless another pack holds the object, and the
+    /// Takes the corrupt copy of an object out of the view: its names go with it unless another pack holds the object, and the
     /// object can be put again. Lasts as long as this `Store`; the caller remembers it across restarts.
     pub fn quarantine(&self, pack: &PackId, object: ObjectId) -> Vec<Finding> {
         let _changing = self.change();
         let view = self.view();
-        let mut quarantined = view.quarantined().clone();
-        quarantined.insert((pack.clone(), object));
-        self.show(view.packs().to_vec(), quarantined)
+        let mut excluded = view.excluded().clone();
+        excluded.copies.insert((pack.clone(), object));
+        self.show(view.packs().to_vec(), excluded)
+    }
+
+    /// Says anew which bindings do not count. Says what is wrong in the whole view then.
+    pub fn withdraw(&self, bindings: Withdrawn) -> Vec<Finding> {
+        let _changing = self.change();
+        let view = self.view();
+        let excluded = Excluded { bindings: Arc::new(bindings), ..view.excluded().clone() };
+        self.show(view.packs().to_vec(), excluded)
     }
 
     pub(crate) fn tmp_dir(&self) -> &Path {
@@ -188,44 +181,51 @@ impl Store {
     }
 
     pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.changing.lock()
     }
 
     /// Seals a batch into the directory and opens it; the view is the caller's.
     pub(crate) fn seal(&self, batch: PackWriter, now_s: u64) -> Result<Pack, Error> {
-        let sealed = batch.seal(now_s)?;
-        let path = self.store_dir.join(sealed.id.file_name());
+        let closed = batch.close(now_s)?;
         // Read back before it is published: a pack that is not what was put into it, for whatever reason, never enters the
         // store, so that from here on its file's hash vouches for its objects.
-        let opened =
-            Pack::open_as(&sealed.path, sealed.id, path.clone()).and_then(|pack| {
-                match check_objects(&pack, &|_| {}).into_values().next() {
-                    Some(error) => Err(error),
-                    None => disk::rename_new(&sealed.path, &path).map(|()| pack),
-                }
-            });
-        let pack = match opened {
+        let PackFile { file, path } = &closed;
+        let read_back = || {
+            // What it is called follows from its hash, which is taken on another core meanwhile.
+            let unnamed = PackId::new(now_s, &blake3::hash(b""));
+            let mut hash = None;
+            let pack = rayon_core::in_place_scope(|scope| {
+                scope.spawn(|_| hash = Some(disk::hash_file(file, path, Cores::One, &mut |_| {})));
+                let pack = Pack::open_as(path, unnamed.clone(), path.clone())?;
+                check_objects(&pack, &|_| {}).into_values().next().map_or(Ok(pack), Err)
+            })?;
+            let id = hash.transpose()?.map_or(unnamed, |hash| PackId::new(now_s, &hash));
+            let path = self.store_dir.join(id.file_name());
+            Ok(pack.sealed_as(id, path))
+        };
+        let sealed = disk::seal(file, path, read_back)
+            .and_then(|pack| disk::rename_new(path, pack.path()).map(|()| pack));
+        let pack = match sealed {
             Ok(pack) => pack,
             Err(error) => {
                 // What cannot be removed now goes when tmp/ is emptied at the next start.
-                let _ = disk::unlink(&sealed.path);
+                let _ = disk::unlink(path);
                 return Err(error);
             }
         };
         if let Err(error) = disk::sync_dir(&self.store_dir) {
             // The caller is told that nothing was stored, so that nothing should come to light at the next start; if it
             // does, it is a whole pack.
-            let _ = disk::unlink(&path);
+            let _ = disk::unlink(pack.path());
             return Err(error);
         }
         Ok(pack)
     }
 
     /// Swaps the view.
-    pub(crate) fn show(&self, packs: Vec<Pack>, quarantined: BTreeSet<(PackId, ObjectId)>) -> Vec<Finding> {
-        let cache = self.view().cache().clone();
-        let (view, findings) = View::build(packs, quarantined, cache);
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    pub(crate) fn show(&self, packs: Vec<Pack>, excluded: Excluded) -> Vec<Finding> {
+        let (view, findings) = View::build(packs, excluded);
+        *self.view.write() = Arc::new(view);
         findings
     }
 }

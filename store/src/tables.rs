@@ -11,15 +11,19 @@
 //! | 255 | 255 | format version, u64 little-endian, and its check: this never changes, so that any build reads any pack's version |
 //!
 //! The objects' bytes, one after the other, are one stream, cut into rows that fill redb's pages: a redb page is a power of two
-//! (4 KiB at least), so that an object in a row of its own could waste half the file. Likewise a table of its own costs a
-//! page, and rows of names leave pages half empty: hence one table, and blocks.
-//! An object's *piece* is its share of one [`STRIPE`] of the stream; pieces are what is hashed, verified, cached and handed out.
+//! (4 KiB at least), so that an object in a row of its own could waste half the file. A table of its own costs a
+//! page, and rows of names leave pages half empty: so there is one table, and blocks.
+//! An object's *piece* is its share of one [`STRIPE`] of the stream; pieces are what is hashed, verified and handed out.
+//!
+//! The rows of the stream follow from its length alone ([`row_at`]): a pack cut otherwise is not read.
+//!
+//! Format 0 says in words how a name was verified, format 1 by a code ([`Proof`]); nothing else differs.
 //!
 //! Sections 1 and 2 and the head are bincode 2 (standard configuration), fields in order, a hash as its 32 bytes. Every row
 //! but those of section 0 ends with a check, the first 16 bytes of the BLAKE3 of section (one byte), number (u64
 //! little-endian) and what precedes the check, so that a changed bit is found where it is read and never leads to other
 //! content. Section 0 is checked by the pieces' hashes.
-use crate::{NameRecord, ObjectId};
+use crate::{NameRecord, ObjectId, Proof, limits::MAX_OBJECT_LEN};
 use bincode::{
     BorrowDecode, Decode, Encode,
     de::Decoder,
@@ -29,7 +33,7 @@ use bincode::{
 use redb::TableDefinition;
 
 /// The format this build writes, and the newest it reads.
-pub(crate) const FORMAT: u64 = 0;
+pub(crate) const FORMAT: u64 = 1;
 
 /// Section and number.
 pub(crate) type Key = (u8, u64);
@@ -63,6 +67,19 @@ pub(crate) fn row_len(at: u64, left: u64) -> u64 {
         row = (row + PAGE_OVERHEAD) / 2 - PAGE_OVERHEAD;
     }
     row.min(left)
+}
+
+/// The row that holds offset `at` of a stream of `stream_len` bytes: where it begins and its length.
+pub(crate) fn row_at(at: u64, stream_len: u64) -> (u64, u64) {
+    let mut start = stripe_start(at);
+    let end = (start + STRIPE).min(stream_len);
+    loop {
+        let len = row_len(start, end - start);
+        if at < start + len || len == 0 {
+            return (start, len);
+        }
+        start += len;
+    }
 }
 
 /// Where the stripe that holds stream offset `at` begins.
@@ -105,7 +122,7 @@ pub(crate) struct ObjectRow {
 impl ObjectRow {
     /// Says whether the object lies within the stream and has a hash for every piece.
     pub(crate) fn fits(&self, stream_len: u64) -> bool {
-        let Some(end) = self.start.checked_add(self.size) else {
+        let Some(end) = self.start.checked_add(self.size).filter(|_| self.size <= MAX_OBJECT_LEN) else {
             return false;
         };
         let pieces = match self.size {
@@ -117,19 +134,19 @@ impl ObjectRow {
     }
 }
 
-/// A name and its [`NameRecord`] as stored: the public one may change, this one not.
+/// A name and its [`NameRecord`] as stored: the public one may change, this one not. `P` is the proof: a code, in format 0 a text.
 #[derive(Encode, BorrowDecode)]
-pub(crate) struct NameRow<'a> {
+pub(crate) struct NameRow<'a, P> {
     pub(crate) name: &'a str,
     object: ObjectId,
     size: u64,
     modified_s: Option<u64>,
     stored_at_s: u64,
-    origin: &'a str,
-    proof: &'a str,
+    pub(crate) origin: &'a str,
+    pub(crate) proof: P,
 }
 
-impl<'a> NameRow<'a> {
+impl<'a> NameRow<'a, u8> {
     pub(crate) fn new(name: &'a str, record: &'a NameRecord) -> Self {
         Self {
             name,
@@ -138,25 +155,37 @@ impl<'a> NameRow<'a> {
             modified_s: record.modified_s,
             stored_at_s: record.stored_at_s,
             origin: &record.origin,
-            proof: &record.proof,
+            proof: record.proof.code(),
         }
     }
+}
 
-    /// Length of its texts in bytes.
-    pub(crate) fn text_len(&self) -> usize {
-        self.name.len() + self.origin.len() + self.proof.len()
-    }
-
-    pub(crate) fn record(&self) -> NameRecord {
+impl<P> NameRow<'_, P> {
+    fn record(&self, proof: Proof) -> NameRecord {
         NameRecord {
             object: self.object,
             size: self.size,
             modified_s: self.modified_s,
             stored_at_s: self.stored_at_s,
             origin: self.origin.to_owned(),
-            proof: self.proof.to_owned(),
+            proof,
         }
     }
+}
+
+/// Takes the names of a block of a pack of format `format`.
+pub(crate) fn decode_names(
+    format: u64,
+    key: Key,
+    block: &[u8],
+    mut take: impl FnMut(&str, NameRecord) -> Result<(), BadRow>,
+) -> Result<(), BadRow> {
+    if format == 0 {
+        return decode_block(key, block, |row: NameRow<'_, &str>| {
+            take(row.name, row.record(Proof::from_format_0(row.proof)))
+        });
+    }
+    decode_block(key, block, |row: NameRow<'_, u8>| take(row.name, row.record(Proof::from_code(row.proof))))
 }
 
 /// A row that is altered, cut or not of this format.
@@ -277,6 +306,9 @@ mod tests {
                 while at < start + left {
                     let row = row_len(at, start + left - at);
                     assert!((1..=left).contains(&row));
+                    for within in [at, at + row - 1] {
+                        assert_eq!(row_at(within, start + left), (at, row));
+                    }
                     pages += (row + 17).next_power_of_two().max(4096);
                     at += row;
                 }
@@ -337,12 +369,21 @@ mod tests {
             modified_s: Some(4),
             stored_at_s: 5,
             origin: "o".into(),
-            proof: String::new(),
+            proof: Proof::Signed,
         };
-        let bytes = [&b"\x02ab"[..], &[7; 32], b"\x03\x01\x04\x05\x01o\x00"].concat();
-        assert_eq!(encode(NameRow::new("ab", &record)), bytes);
-        let (row, used) = decode::<NameRow<'_>>(&bytes).unwrap();
-        assert_eq!((row.name, row.record(), used), ("ab", record, bytes.len()));
+        let bytes = |proof: &[u8]| [&b"\x02ab"[..], &[7; 32], b"\x03\x01\x04\x05\x01o", proof].concat();
+        assert_eq!(encode(NameRow::new("ab", &record)), bytes(b"\x03"));
+        for (format, proof) in [(0, &b"\x14signature and script"[..]), (1, b"\x03")] {
+            let (key, mut block) = ((NAMES, 0), bytes(proof));
+            block.extend_from_slice(&check(key, &block));
+            let mut found = Vec::new();
+            decode_names(format, key, &block, |name, record| {
+                found.push((name.to_owned(), record));
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(found, [("ab".to_owned(), record.clone())], "{format}");
+        }
     }
 
     #[test]
@@ -371,5 +412,8 @@ mod tests {
         assert!(row(STRIPE - 1, 2, 2).fits(STRIPE + 1));
         assert!(!row(STRIPE - 1, 2, 0).fits(STRIPE + 1));
         assert!(!row(0, 1, 1).fits(1));
+        let pieces = (MAX_OBJECT_LEN + 1).div_ceil(STRIPE) as usize;
+        assert!(row(0, MAX_OBJECT_LEN, pieces).fits(u64::MAX));
+        assert!(!row(0, MAX_OBJECT_LEN + 1, pieces).fits(u64::MAX));
     }
 }

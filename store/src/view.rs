@@ -1,30 +1,50 @@
 //! The union of the packs' names and objects at one moment.
 //!
-//! Guarantees: every name leads to an object that some pack here holds with the stated length; a name leads to one object,
-//! that of the most trusted pack that binds it; a view never changes, and what it shows stays readable also when the files
-//! of its packs are unlinked.
-use crate::{Error, Finding, NameRecord, ObjectId, ObjectReader, Pack, PackId, reader::HotCache};
-use std::{collections::BTreeSet, sync::Arc};
+//! Guarantees: every name leads to an object that some pack here holds with the stated length; a name leads to one object or
+//! to none, whatever the order of the packs; a view never changes, and what it shows stays readable also when the files of its
+//! packs are unlinked.
+//! Where packs bind a name to different objects, content beats an empty object, since nothing proves an empty one. Of several
+//! with content none is shown: the caller says which of them is wrong ([`Withdrawn`]), or somebody takes a pack out.
+use crate::{Error, Finding, NameRecord, ObjectId, ObjectReader, Pack, PackId};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Bindings that do not count, whichever pack has them: by name, the objects that are not what the name says.
+pub type Withdrawn = BTreeMap<String, BTreeSet<ObjectId>>;
+
+/// What of the packs does not count.
+#[derive(Clone, Default)]
+pub(crate) struct Excluded {
+    pub(crate) copies: BTreeSet<(PackId, ObjectId)>,
+    pub(crate) bindings: Arc<Withdrawn>,
+}
+
+impl Excluded {
+    fn binding(&self, name: &str, object: &ObjectId) -> bool {
+        self.bindings.get(name).is_some_and(|objects| objects.contains(object))
+    }
+}
 
 /// The union of the packs' names and objects at one moment.
 pub struct View {
-    /// The most trusted first.
     packs: Vec<Pack>,
     /// By name.
     names: Vec<Bound>,
-    /// Names whose object is missing or of another size: not shown, but not free for other content either.
+    /// Names whose object is missing, of another size, or disputed: not shown, but not free for other content either.
     left_out: Vec<Bound>,
-    /// Without the quarantined copies.
-    objects: Objects,
-    quarantined: BTreeSet<(PackId, ObjectId)>,
-    cache: Arc<HotCache>,
+    /// By id, copies in the order of their packs; without the quarantined ones.
+    objects: Vec<Held>,
+    excluded: Excluded,
 }
 
 /// Where a binding is: its pack's place in `packs`, and its own among the names of that pack.
 #[derive(Clone, Copy)]
 struct Bound {
-    pack: u32,
-    place: u32,
+    pack: usize,
+    place: usize,
 }
 
 /// An object in a pack.
@@ -32,115 +52,84 @@ struct Held {
     id: ObjectId,
     size: u64,
     /// The pack's place in `packs`.
-    pack: u32,
-}
-
-/// The objects of all packs by id, a copy in several packs in the order of these.
-struct Objects {
-    sorted: Vec<Held>,
-    /// For each value of an id's first bits where its objects begin, and in the end how many there are. Ids are hashes: few
-    /// share these bits. To search all objects for each of many names would take longer than to read the names.
-    starts: Vec<u32>,
-    bits: u32,
-}
-
-impl Objects {
-    fn of(packs: &[Pack], quarantined: &BTreeSet<(PackId, ObjectId)>) -> Self {
-        let mut sorted = Vec::with_capacity(packs.iter().map(|pack| pack.objects().len()).sum());
-        for (pack, place) in packs.iter().zip(0..) {
-            let held = pack.objects().map(|(id, size)| Held { id, size, pack: place });
-            if quarantined.iter().any(|(bad, _)| bad == pack.id()) {
-                sorted.extend(held.filter(|held| !quarantined.contains(&(pack.id().clone(), held.id))));
-            } else {
-                sorted.extend(held);
-            }
-        }
-        // Stable, and quick: each pack's objects are in order already.
-        sorted.sort_by_key(|held| held.id);
-        // Two to four objects for each value.
-        let bits = (sorted.len() / 2).max(1).ilog2();
-        let mut starts = vec![0; (1 << bits) + 1];
-        for held in &sorted {
-            starts[first_bits(&held.id, bits) + 1] += 1;
-        }
-        for i in 1..starts.len() {
-            starts[i] += starts[i - 1];
-        }
-        Self { sorted, starts, bits }
-    }
-
-    fn copies(&self, id: &ObjectId) -> &[Held] {
-        let first = first_bits(id, self.bits);
-        let near = &self.sorted[self.starts[first] as usize..self.starts[first + 1] as usize];
-        let from = near.partition_point(|held| held.id < *id);
-        let rest = &near[from..];
-        &rest[..rest.partition_point(|held| held.id == *id)]
-    }
-}
-
-/// The first bits of an id, at most 32 of them.
-fn first_bits(id: &ObjectId, bits: u32) -> usize {
-    let [a, b, c, d, ..] = *id.as_bytes();
-    (u64::from(u32::from_be_bytes([a, b, c, d])) >> (32 - bits)) as usize
+    pack: usize,
 }
 
 impl View {
-    pub(crate) fn build(
-        packs: Vec<Pack>,
-        quarantined: BTreeSet<(PackId, ObjectId)>,
-        cache: Arc<HotCache>,
-    ) -> (Self, Vec<Finding>) {
-        let objects = Objects::of(&packs, &quarantined);
-        let mut view = Self { packs, names: Vec::new(), left_out: Vec::new(), objects, quarantined, cache };
+    pub(crate) fn build(packs: Vec<Pack>, excluded: Excluded) -> (Self, Vec<Finding>) {
+        let mut objects = Vec::new();
+        for (pack, place) in packs.iter().zip(0..) {
+            let held = pack.objects().filter(|(id, _)| !excluded.copies.contains(&(pack.id().clone(), *id)));
+            objects.extend(held.map(|(id, size)| Held { id, size, pack: place }));
+        }
+        // Stable, and quick: each pack's objects are in order already.
+        objects.sort_by_key(|held| held.id);
+        let mut view = Self { packs, names: Vec::new(), left_out: Vec::new(), objects, excluded };
         let findings = view.bind_names();
         (view, findings)
     }
 
     fn bind_names(&mut self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let all = |(pack, at): (&Pack, u32)| {
-            (0..pack.names().len() as u32).map(move |place| Bound { pack: at, place })
-        };
-        let mut names: Vec<Bound> = self.packs.iter().zip(0..).flat_map(all).collect();
-        // Each pack's names are in order already, and of one name the most trusted pack's binding stays in front.
-        names.sort_by(|a, b| self.name(a).0.cmp(self.name(b).0));
-        // First who wins, whether or not the object is there: a less trusted pack must not fill the gap with other content.
-        names.dedup_by(|other, bound| {
-            let ((name, kept), (other_name, refused)) = (self.name(bound), self.name(other));
-            if name != other_name {
-                return false;
-            }
-            if kept.object != refused.object {
-                findings.push(Finding::NameConflict {
-                    name: name.to_owned(),
-                    kept_pack: self.pack(bound).id().clone(),
-                    kept: kept.object,
-                    refused_pack: self.pack(other).id().clone(),
-                    refused: refused.object,
-                });
-            }
-            true
+        let all =
+            |(pack, at): (&Pack, usize)| (0..pack.names().len()).map(move |place| Bound { pack: at, place });
+        let mut all: Vec<Bound> = self.packs.iter().zip(0..).flat_map(all).collect();
+        // Each pack's names are in order already. Of bindings to one object the one stored last stays in front.
+        all.sort_by(|a, b| {
+            let ((name, one), (other_name, other)) = (self.name(a), self.name(b));
+            let right = |record: &NameRecord| self.size_of(&record.object) == Some(record.size);
+            let detail = |record: &NameRecord| Reverse((right(record), record.stored_at_s));
+            name.cmp(other_name)
+                .then_with(|| one.object.cmp(&other.object))
+                .then_with(|| detail(one).cmp(&detail(other)))
+                .then_with(|| {
+                    (one.modified_s, &one.origin, one.proof).cmp(&(
+                        other.modified_s,
+                        &other.origin,
+                        other.proof,
+                    ))
+                })
         });
-        let is_left_out = |bound: &mut Bound| {
-            let (name, &NameRecord { object, size: claimed, .. }) = self.name(bound);
-            let found = self.size_of(&object);
-            if found == Some(claimed) {
-                return false;
+        let (mut names, mut left_out) = (Vec::with_capacity(all.len()), Vec::new());
+        let mut counted: Vec<Bound> = Vec::new();
+        for alike in all.chunk_by(|a, b| self.name(a).0 == self.name(b).0) {
+            let record = |bound: &Bound| self.name(bound).1;
+            counted.clear();
+            counted.extend(alike.iter().filter(|bound| {
+                let (name, record) = self.name(bound);
+                !self.excluded.binding(name, &record.object)
+            }));
+            counted.dedup_by_key(|bound| record(bound).object);
+            if counted.iter().any(|bound| record(bound).size > 0) {
+                counted.retain(|bound| record(bound).size > 0);
             }
-            let (name, pack) = (name.to_owned(), self.pack(bound).id().clone());
-            findings.push(match found {
-                Some(held) => Finding::WrongSize { name, pack, object, held, claimed },
-                None => Finding::ObjectMissing { name, pack, object },
-            });
-            true
-        };
-        let left_out = names.extract_if(.., is_left_out).collect();
+            let Some(&first) = counted.first() else { continue };
+            let (name, &NameRecord { object, size: claimed, .. }) = self.name(&first);
+            let (name, pack) = (|| name.to_owned(), || self.pack(&first).id().clone());
+            let held = self.size_of(&object);
+            if counted.len() > 1 {
+                let binding = |bound: &Bound| (self.pack(bound).id().clone(), record(bound).object);
+                findings.push(Finding::NameConflict {
+                    name: name(),
+                    bindings: counted.iter().map(binding).collect(),
+                });
+            } else if held == Some(claimed) {
+                names.push(first);
+                continue;
+            } else if let Some(held) = held {
+                findings.push(Finding::WrongSize { name: name(), pack: pack(), object, held, claimed });
+            } else {
+                findings.push(Finding::ObjectMissing { name: name(), pack: pack(), object });
+            }
+            // First who wins, whether or not the object is there: other content must not fill the gap.
+            left_out.push(first);
+        }
         (self.names, self.left_out) = (names, left_out);
         findings
     }
 
     fn pack(&self, bound: &Bound) -> &Pack {
-        &self.packs[bound.pack as usize]
+        &self.packs[bound.pack]
     }
 
     fn name(&self, bound: &Bound) -> (&str, &NameRecord) {
@@ -181,49 +170,47 @@ impl View {
         Some(self.pack(&self.find(&self.names, name)?))
     }
 
-    /// The packs, the most trusted first.
+    /// The packs.
     pub fn packs(&self) -> &[Pack] {
         &self.packs
     }
 
     /// Every object once, by id, with its length in bytes.
     pub fn objects(&self) -> impl Iterator<Item = (ObjectId, u64)> {
-        let first_of_each = self.objects.sorted.chunk_by(|a, b| a.id == b.id);
+        let first_of_each = self.objects.chunk_by(|a, b| a.id == b.id);
         first_of_each.filter_map(|copies| copies.first().map(|held| (held.id, held.size)))
     }
 
     /// The length of an object in bytes; `None` if it is not held.
     pub fn size_of(&self, id: &ObjectId) -> Option<u64> {
-        self.objects.copies(id).first().map(|held| held.size)
+        self.copies(id).first().map(|held| held.size)
     }
 
     /// The packs that hold an object whole, as far as is known.
     pub fn holders(&self, id: &ObjectId) -> impl Iterator<Item = &Pack> {
-        self.objects.copies(id).iter().map(|held| &self.packs[held.pack as usize])
+        self.copies(id).iter().map(|held| &self.packs[held.pack])
     }
 
-    /// Opens an object for reading; `None` if it is not held. A copy that turns out rotten gives way to another pack's.
+    fn copies(&self, id: &ObjectId) -> &[Held] {
+        let from = self.objects.partition_point(|held| held.id < *id);
+        let rest = &self.objects[from..];
+        &rest[..rest.partition_point(|held| held.id == *id)]
+    }
+
+    /// Opens an object for reading; `None` if it is not held. A copy that turns out corrupt gives way to another pack's.
     pub fn open(&self, id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
-        self.open_any(id, Some(self.cache.clone()))
+        Ok(self.reader(id))
     }
 
-    /// As `open`, without filling the hot cache.
-    pub(crate) fn open_uncached(&self, id: &ObjectId) -> Result<Option<ObjectReader>, Error> {
-        self.open_any(id, None)
-    }
-
-    fn open_any(&self, id: &ObjectId, cache: Option<Arc<HotCache>>) -> Result<Option<ObjectReader>, Error> {
+    pub(crate) fn reader(&self, id: &ObjectId) -> Option<ObjectReader> {
         let mut holders = self.holders(id);
-        let Some(first) = holders.next() else {
-            return Ok(None);
-        };
-        let reader = first.open_cached(id, cache)?;
-        Ok(reader.map(|reader| reader.with_others(holders.cloned().collect())))
+        let reader = holders.next()?.reader(id)?;
+        Some(reader.with_others(holders.cloned().collect()))
     }
 
     /// The view of some of the packs.
     pub(crate) fn part(&self, packs: Vec<Pack>) -> Self {
-        Self::build(packs, self.quarantined.clone(), self.cache.clone()).0
+        Self::build(packs, self.excluded.clone()).0
     }
 
     /// The objects whose hash in hex begins with `prefix`, at most `limit` of them.
@@ -233,13 +220,18 @@ impl View {
         matching.take(limit).collect()
     }
 
-    /// The copies of objects that were reported rotten.
+    /// The copies of objects that were reported corrupt.
     pub fn quarantined(&self) -> &BTreeSet<(PackId, ObjectId)> {
-        &self.quarantined
+        &self.excluded.copies
     }
 
-    pub(crate) fn cache(&self) -> &Arc<HotCache> {
-        &self.cache
+    /// Whether a binding does not count.
+    pub fn is_withdrawn(&self, name: &str, object: &ObjectId) -> bool {
+        self.excluded.binding(name, object)
+    }
+
+    pub(crate) fn excluded(&self) -> &Excluded {
+        &self.excluded
     }
 }
 

@@ -1,37 +1,34 @@
 //! Building one pack in a temporary directory.
 //!
-//! Guarantees: an object is in the pack only if its bytes were of the announced length and hash; a refused object leaves no
-//! trace and the batch stays usable; after a failure of the disk the batch is dead and says so; a batch dropped unsealed
-//! leaves no file. Memory does not grow with an object's length.
+//! Guarantees: a refused object leaves no trace and the batch stays usable, and refusing objects does not make the file grow;
+//! after a failure of the disk the batch is dead and says so; a batch dropped unsealed leaves no file. Memory does not grow
+//! with an object's length.
 use crate::{
     Error, NameRecord, ObjectId, PackId,
     disk::{self, PackFile},
-    pack::{Cores, MAX_NAME_BYTES, guarded, hash_file},
+    limits::{MAX_NAME_BYTES, MAX_ROWS, MAX_TEXT_LEN, bad_name, bounded, check_name},
+    name_record::same_size,
+    panics::guarded,
     tables::{self, NameRow, ObjectRow, STRIPE},
     view::View,
 };
 use redb::{Database, ReadableTable, WriteTransaction};
 use std::{
     collections::BTreeMap,
-    io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-/// Longest name in bytes.
-pub const MAX_NAME_LEN: usize = 255;
-/// Longest `origin` or `proof` of a [`NameRecord`] in bytes.
-pub const MAX_TEXT_LEN: usize = 4096;
-/// Most names, and most objects, in one pack.
-pub const MAX_ROWS: u64 = 250_000;
-/// Longest object in bytes.
-pub const MAX_OBJECT_LEN: u64 = 16 << 30;
-
 /// redb's cache while a pack is built: it bounds memory, and pages leave it for the file in bulk.
 const WRITE_CACHE_BYTES: usize = 8 << 20;
+/// After so many bytes what was written is committed: redb takes the checksums of pages that are still in its cache, which
+/// it would read back from the file later. Nothing is durable by that, and nobody sees it.
+const COMMIT_BYTES: u64 = 4 << 20;
+/// Shorter packs are compacted before their last rows are written, too.
+const COMPACT_TWICE_BYTES: u64 = 16 << 20;
 
 /// Builds one pack in a temporary directory. Dropped unsealed, it leaves nothing.
 pub struct PackWriter {
@@ -45,14 +42,10 @@ pub struct PackWriter {
     /// The first stripe, once it is full: its small rows are written last, into the gaps between large pages.
     first: Option<Vec<u8>>,
     stream_len: u64,
+    uncommitted: u64,
+    ahead: disk::Ahead,
     objects: BTreeMap<ObjectId, ObjectRow>,
     names: BTreeMap<String, NameRecord>,
-}
-
-/// A sealed file that still has its temporary name.
-pub(crate) struct Sealed {
-    pub(crate) path: PathBuf,
-    pub(crate) id: PackId,
 }
 
 impl PackWriter {
@@ -76,6 +69,8 @@ impl PackWriter {
             stripe: Vec::with_capacity(STRIPE as usize),
             first: None,
             stream_len: 0,
+            uncommitted: 0,
+            ahead: disk::Ahead::default(),
             objects: BTreeMap::new(),
             names: BTreeMap::new(),
         };
@@ -104,46 +99,20 @@ impl PackWriter {
         self.stream_len
     }
 
-    /// Adds an object: exactly `len` bytes that must hash to `id`. One already held is not read from `bytes` at all.
-    /// After an error about the object (`Short`, `Long`, `WrongHash`, `WrongSize`, `Source`, `TooMuch`) the batch goes on
-    /// without it; after any other it is dead.
-    pub fn put(&mut self, id: ObjectId, len: u64, bytes: &mut dyn Read) -> Result<(), Error> {
-        self.alive()?;
-        if let Some(held) = self.size_of(&id) {
-            return same_size(id, held, len);
-        }
-        bounded("object length in bytes", len, MAX_OBJECT_LEN)?;
-        bounded("objects in a pack", self.objects.len() as u64 + 1, MAX_ROWS)?;
-        let start = self.stream_len;
-        let result = self.append(id, len, bytes);
-        match result {
-            Ok(pieces) => {
-                let row = ObjectRow { id, start, size: len, pieces };
-                self.objects.insert(id, row);
-                Ok(())
-            }
-            Err(error) => {
-                if self.open.is_some() {
-                    self.rewind(start)?;
-                }
-                Err(error)
-            }
-        }
-    }
-
     /// Binds a name to an object that the batch or the store holds by the time of commit.
-    /// A name the store already binds to that object is left as it is; to another object is refused.
+    /// A name the store already binds to that object is left as it is; to another object is refused, unless content takes the
+    /// place of an empty object.
     pub fn bind(&mut self, name: &str, record: NameRecord) -> Result<(), Error> {
         self.alive()?;
         check_name(name)?;
-        for text in [&record.origin, &record.proof] {
-            if text.len() > MAX_TEXT_LEN {
-                return Err(bad_name(name, "origin and proof have 4096 bytes at most"));
-            }
+        if record.origin.len() > MAX_TEXT_LEN {
+            return Err(bad_name(name, "its origin has 4096 bytes at most"));
         }
         let bound = self.names.get(name).or_else(|| self.held.as_ref().and_then(|view| view.binding(name)));
-        if let Some(bound) = bound {
-            return same_object(name, bound, &record);
+        if let Some(bound) = bound
+            && !bound.gives_way_to(name, &record)?
+        {
+            return Ok(());
         }
         bounded("names in a pack", self.names.len() as u64 + 1, MAX_ROWS)?;
         if let Some(held) = self.size_of(&record.object) {
@@ -154,54 +123,82 @@ impl PackWriter {
     }
 
     /// Takes a name over from a pack that is being merged.
-    pub(crate) fn carry(&mut self, name: &str, record: NameRecord) {
+    pub(crate) fn take_over(&mut self, name: &str, record: NameRecord) {
         self.names.insert(name.to_owned(), record);
     }
 
-    /// Streams an object to the end of the stream; gives its pieces' hashes, none where one piece is all.
-    fn append(&mut self, id: ObjectId, len: u64, bytes: &mut dyn Read) -> Result<Vec<[u8; 32]>, Error> {
-        let mut whole = blake3::Hasher::new();
-        let mut pieces = Vec::new();
-        let mut done = 0;
-        while done < len {
-            let from = self.stripe.len();
-            let room = STRIPE - from as u64;
-            self.stripe.resize(from + room.min(len - done) as usize, 0);
-            let got = read_full(bytes, &mut self.stripe[from..])
-                .map_err(|source| Error::Source { object: id, source })?;
-            self.stripe.truncate(from + got);
-            self.stream_len += got as u64;
-            done += got as u64;
-            let piece = &self.stripe[from..];
-            whole.update(piece);
-            if done < len && self.stripe.len() as u64 != STRIPE {
-                return Err(Error::Short { object: id, expected: len, found: done });
+    /// The stripe being filled.
+    pub(crate) fn stripe(&self) -> &[u8] {
+        &self.stripe
+    }
+
+    /// Takes as many bytes as the stripe has room for, and gives the rest. A full stripe is to be closed.
+    pub(crate) fn fill_stripe<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Error> {
+        self.alive()?;
+        let room = STRIPE as usize - self.stripe.len();
+        let (now, later) = bytes.split_at(bytes.len().min(room));
+        self.stripe.extend_from_slice(now);
+        self.stream_len += now.len() as u64;
+        Ok(later)
+    }
+
+    /// Writes a full stripe, while `beside` reads it on another core, and starts the next.
+    pub(crate) fn close_stripe(&mut self, beside: impl FnOnce(&[u8]) + Send) -> Result<(), Error> {
+        let at = self.stream_len - self.stripe.len() as u64;
+        let full = std::mem::take(&mut self.stripe);
+        if at == 0 {
+            beside(&full);
+            self.stripe.reserve_exact(STRIPE as usize);
+            self.first = Some(full);
+            return Ok(());
+        }
+        rayon_core::in_place_scope(|scope| {
+            scope.spawn(|_| beside(&full));
+            self.write_rows(at, &full)
+        })?;
+        self.stripe = full;
+        self.stripe.clear();
+        self.uncommitted += STRIPE;
+        if self.uncommitted >= COMMIT_BYTES {
+            self.commit(false)?;
+            if let Err(error) = self.ahead.push(&self.file.file) {
+                self.abandon();
+                return Err(Error::io(&self.file.path, "write")(error));
             }
-            // One piece is all: its hash is the id.
-            if from as u64 + len > STRIPE || !pieces.is_empty() {
-                pieces.push(*blake3::hash(piece).as_bytes());
-            }
-            if self.stripe.len() as u64 == STRIPE {
-                let at = tables::stripe_start(self.stream_len - 1);
-                let full = std::mem::take(&mut self.stripe);
-                if at == 0 {
-                    self.first = Some(full);
-                } else {
-                    self.write_rows(at, &full)?;
-                    self.stripe = full;
-                    self.stripe.clear();
+        }
+        Ok(())
+    }
+
+    /// The objects put so far.
+    pub(crate) fn objects(&self) -> &BTreeMap<ObjectId, ObjectRow> {
+        &self.objects
+    }
+
+    /// Keeps the object whose bytes were appended last.
+    pub(crate) fn keep(&mut self, row: ObjectRow) {
+        self.objects.insert(row.id, row);
+    }
+
+    /// Gives the stripe that begins at `at`, or what there is of it.
+    pub(crate) fn with_stripe(&self, at: u64, take: impl FnOnce(&[u8])) -> Result<(), Error> {
+        match (&self.open, &self.first) {
+            _ if at + self.stripe.len() as u64 == self.stream_len => take(&self.stripe),
+            (_, Some(first)) if at == 0 => take(first),
+            (None, _) => return self.alive(),
+            (Some((txn, _)), _) => guarded(&self.file.path, "read", || {
+                let table = txn.open_table(tables::TABLE)?;
+                if let Some(row) = table.get((tables::BYTES, at))? {
+                    take(row.value());
                 }
-            }
+                Ok(())
+            })?,
         }
-        let mut beyond = [0];
-        if read_full(bytes, &mut beyond).map_err(|source| Error::Source { object: id, source })? > 0 {
-            return Err(Error::Long { object: id, expected: len });
-        }
-        let found = ObjectId::from_bytes(*whole.finalize().as_bytes());
-        if found != id {
-            return Err(Error::WrongHash { expected: id, found });
-        }
-        Ok(pieces)
+        Ok(())
+    }
+
+    /// The error of a batch whose file gives back other bytes than were written.
+    pub(crate) fn altered(&self) -> Error {
+        Error::unusable(&self.file.path, "it was altered while it was written")
     }
 
     /// Writes a stripe, or what there is of it.
@@ -220,7 +217,15 @@ impl PackWriter {
     }
 
     /// Takes the stream back to `start`, from where a refused object was appended.
-    fn rewind(&mut self, start: u64) -> Result<(), Error> {
+    pub(crate) fn rewind(&mut self, start: u64) -> Result<(), Error> {
+        if start == self.stream_len {
+            return Ok(());
+        }
+        if start >= self.stream_len - self.stripe.len() as u64 {
+            self.stripe.truncate(self.stripe.len() - (self.stream_len - start) as usize);
+            self.stream_len = start;
+            return Ok(());
+        }
         let stripe_at = tables::stripe_start(start);
         let keep = (start - stripe_at) as usize;
         let mut stripe = std::mem::take(&mut self.stripe);
@@ -245,25 +250,28 @@ impl PackWriter {
         Ok(())
     }
 
-    /// Writes what is left, closes, compacts, fsyncs and hashes the file.
+    /// Writes what is left, compacts and closes: gives a whole pack's file, still to be made durable.
     /// On any error the batch is dropped and its file gone.
-    pub(crate) fn seal(mut self, now_s: u64) -> Result<Sealed, Error> {
+    pub(crate) fn close(mut self, now_s: u64) -> Result<PackFile, Error> {
         self.alive()?;
         if self.is_empty() {
             return Err(Error::EmptyBatch);
         }
+        bounded("time in seconds", now_s, PackId::MAX_TIME_S)?;
         bounded("names in a pack", self.names.len() as u64, MAX_ROWS)?;
         bounded("objects in a pack", self.objects.len() as u64, MAX_ROWS)?;
         let mut name_bytes = 0;
         for (name, record) in &self.names {
-            name_bytes += NameRow::new(name, record).text_len();
+            name_bytes += name.len() + record.origin.len();
             let held = self
                 .size_of(&record.object)
                 .ok_or_else(|| Error::ObjectMissing { name: name.clone(), object: record.object })?;
             same_size(record.object, held, record.size)?;
         }
         bounded("bytes of names in a pack", name_bytes as u64, MAX_NAME_BYTES as u64)?;
-        self.settle()?;
+        // Moves the large pages together at the start of the file, before small ones settle in gaps that a large one could
+        // take. In a long file these gaps are of no weight, and looking through it costs a read of all of it.
+        self.commit(self.stream_len < COMPACT_TWICE_BYTES)?;
         let (first, last) = (self.first.take(), std::mem::take(&mut self.stripe));
         self.write_rows(0, &first.unwrap_or_default())?;
         self.write_rows(tables::stripe_start(self.stream_len), &last)?;
@@ -285,50 +293,45 @@ impl PackWriter {
             tables::encode_blocks(tables::NAMES, names, &mut write)?;
             Ok(())
         })?;
-        let path = self.file.path.clone();
         if let Some((txn, mut db)) = self.open.take() {
-            guarded(&path, "write", || {
+            guarded(&self.file.path, "write", || {
                 txn.commit()?;
                 db.compact()?;
                 Ok(db.close()?)
             })?;
         }
-        disk::seal(&self.file.file, &path)?;
-        let hash = hash_file(&self.file.file, &path, Cores::All, &mut |_| {})?;
-        let id = PackId::new(now_s, &hash)?;
+        self.ahead.finish().map_err(Error::io(&self.file.path, "write"))?;
         // From here the file is the store's: dropping `self` must not remove it.
-        self.file.path = PathBuf::new();
-        Ok(Sealed { path, id })
+        let path = std::mem::take(&mut self.file.path);
+        Ok(PackFile { file: self.file.file.clone(), path })
     }
 
     pub(crate) fn names(&self) -> &BTreeMap<String, NameRecord> {
         &self.names
     }
 
-    pub(crate) fn object_ids(&self) -> impl Iterator<Item = &ObjectId> {
-        self.objects.keys()
-    }
-
-    fn size_of(&self, id: &ObjectId) -> Option<u64> {
+    pub(crate) fn size_of(&self, id: &ObjectId) -> Option<u64> {
         self.objects
             .get(id)
             .map(|row| row.size)
             .or_else(|| self.held.as_ref().and_then(|view| view.size_of(id)))
     }
 
-    fn alive(&self) -> Result<(), Error> {
+    pub(crate) fn alive(&self) -> Result<(), Error> {
         match self.open {
             Some(_) => Ok(()),
             None => Err(Error::DeadBatch { path: self.file.path.clone() }),
         }
     }
 
-    /// Moves the large pages together at the start of the file, before small ones settle in gaps that a large one could take.
-    fn settle(&mut self) -> Result<(), Error> {
+    fn commit(&mut self, compact: bool) -> Result<(), Error> {
+        self.uncommitted = 0;
         if let Some((txn, mut db)) = self.open.take() {
             self.open = Some(guarded(&self.file.path, "write", || {
                 txn.commit()?;
-                db.compact()?;
+                if compact {
+                    db.compact()?;
+                }
                 Ok((db.begin_write()?, db))
             })?);
         }
@@ -379,57 +382,4 @@ impl std::fmt::Debug for PackWriter {
             .field("bytes", &self.stream_len)
             .finish_non_exhaustive()
     }
-}
-
-/// Checks the form of a name: 1 to [`MAX_NAME_LEN`] bytes, no `/`, no control characters, not `.` or `..`.
-pub(crate) fn check_name(name: &str) -> Result<(), Error> {
-    let rule = if name.is_empty() || name.len() > MAX_NAME_LEN {
-        "a name has 1 to 255 bytes"
-    } else if name.contains('/') || name == "." || name == ".." {
-        "a name is no path"
-    } else if name.chars().any(char::is_control) {
-        "a name has no control characters"
-    } else {
-        return Ok(());
-    };
-    Err(bad_name(name, rule))
-}
-
-fn bad_name(name: &str, rule: &'static str) -> Error {
-    Error::BadName { name: name.chars().take(MAX_NAME_LEN).collect(), rule }
-}
-
-pub(crate) fn same_object(name: &str, held: &NameRecord, offered: &NameRecord) -> Result<(), Error> {
-    if held.object == offered.object {
-        return same_size(held.object, held.size, offered.size);
-    }
-    Err(Error::NameConflict { name: name.to_owned(), held: held.object, offered: offered.object })
-}
-
-fn same_size(object: ObjectId, held: u64, claimed: u64) -> Result<(), Error> {
-    if held == claimed {
-        return Ok(());
-    }
-    Err(Error::WrongSize { object, held, claimed })
-}
-
-pub(crate) fn bounded(what: &'static str, found: u64, limit: u64) -> Result<(), Error> {
-    if found <= limit {
-        return Ok(());
-    }
-    Err(Error::TooMuch { what, found, limit })
-}
-
-/// Reads until `buffer` is full or the source ends.
-fn read_full(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }

@@ -1,6 +1,7 @@
 // Looks at pages in headless Chromium and prints what it saw, as JSON.
 //
-// node browser.mjs CHROMIUM AXE PROFILE JOBS, a file of [{url, width, dark, shot}]. Speaks the DevTools protocol over
+// node browser.mjs CHROMIUM AXE PROFILE JOBS, a file of [{url, width, dark, shot}]. Of the last it also says how often it
+// was loaded again while that was off, and waits until it was once it is on. Speaks the DevTools protocol over
 // a pipe, which needs no port; what it evaluates is not bound by the page's own policy.
 import { spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -47,7 +48,10 @@ const LOOK = `(async () => {
   };
 })()`;
 
-async function look({ url, width, dark, shot }) {
+// The page's own clock, a thousand times as fast.
+const HURRY = "const slow = setInterval; window.setInterval = (f, ms) => slow(f, ms / 1000)";
+
+async function look({ url, width, dark, shot }, last) {
   const { targetId } = await send("Target.createTarget", { url: "about:blank" });
   const { sessionId } = await send("Target.attachToTarget", { targetId, flatten: true });
   const ask = (method, params) => send(method, params, sessionId);
@@ -62,12 +66,15 @@ async function look({ url, width, dark, shot }) {
   await ask("Log.enable");
   await ask("Emulation.setDeviceMetricsOverride", { width, height: 900, deviceScaleFactor: 1, mobile: width < 600 });
   await ask("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }] });
-  const loaded = new Promise((resolve) => heard.push((message) => {
-    if (message.sessionId === sessionId && message.method === "Page.loadEventFired") resolve();
-  }));
+  let loads = 0, enough = () => {};
+  heard.push((message) => {
+    if (message.sessionId === sessionId && message.method === "Page.loadEventFired") enough(++loads);
+  });
+  const loadedTimes = (times) => new Promise((resolve) => { enough = (now) => now >= times && resolve(); enough(loads); });
+  if (last) await ask("Page.addScriptToEvaluateOnNewDocument", { source: HURRY });
   const { errorText } = await ask("Page.navigate", { url });
   if (errorText) throw new Error(url + ": " + errorText);
-  await loaded;
+  await loadedTimes(1);
   const evaluate = async (expression) => {
     const { result, exceptionDetails } = await ask("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
     if (exceptionDetails) throw new Error(JSON.stringify(exceptionDetails));
@@ -79,12 +86,20 @@ async function look({ url, width, dark, shot }) {
   await evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })");
   await evaluate(readFileSync(axe, "utf8") + ";0");
   const seen = await evaluate(LOOK);
+  if (last) {
+    await evaluate("document.querySelectorAll('details').forEach((d) => { d.open = false })");
+    await evaluate("new Promise((done) => slow(done, 300))");
+    seen.reloads_off = loads - 1;
+    await evaluate("document.getElementById('refresh').click()");
+    // It stays on across loads.
+    await loadedTimes(3);
+  }
   await send("Target.closeTarget", { targetId });
   return { ...seen, said };
 }
 
 const seen = [];
-for (const job of jobs) seen.push(await look(job));
+for (const job of jobs) seen.push(await look(job, job === jobs.at(-1)));
 console.log(JSON.stringify(seen));
 await send("Browser.close");
 await ended;

@@ -12,6 +12,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::Receiver,
     },
     time::{Duration, UNIX_EPOCH},
 };
@@ -56,6 +57,9 @@ struct World {
 #[derive(Clone)]
 pub struct Cdn(Arc<Mutex<World>>);
 
+/// Where the test lets a held body go on.
+pub type Gate = Arc<Mutex<Receiver<()>>>;
+
 /// What is done instead of a proper answer.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -63,6 +67,8 @@ pub enum Fault {
     Status(u16, &'static str),
     /// The body ends after so many bytes.
     Truncate(usize),
+    /// A longer body stops after so many bytes until the test sends something, or drops the sender.
+    Hold(usize, Gate),
 }
 
 /// A request that was answered.
@@ -108,6 +114,9 @@ struct FrontShared {
     watch: Mutex<Option<(u64, Watch)>>,
     /// Agents that are answered 403.
     unwanted: Mutex<Vec<&'static str>>,
+    /// Full files of one name that it gives in an hour, and what it gave, as Talos' does; `None`: any client gets all.
+    limit: Mutex<Option<usize>>,
+    given: Mutex<BTreeMap<String, (u64, usize)>>,
 }
 
 impl Cdn {
@@ -206,7 +215,12 @@ impl Cdn {
 
     /// Another port, answered by both edges in turn.
     pub fn front(&self) -> Front {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        self.front_at("127.0.0.1:0")
+    }
+
+    /// The same at an address of one's own.
+    pub fn front_at(&self, address: &str) -> Front {
+        let listener = TcpListener::bind(address).unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(FrontShared { edges: Mutex::new(vec![0, 1]), ..FrontShared::default() });
         let front = Front { port, shared: shared.clone() };
@@ -270,6 +284,12 @@ impl Front {
         self.shared.unwanted.lock().unwrap().push(agent);
     }
 
+    /// From now on does as Talos' CDN: 403 to any but freshclam and cvdupdate, and 429 past so many full files of one
+    /// name in an hour, which is a tick.
+    pub fn is_strict(&self, full_per_hour: usize) {
+        *self.shared.limit.lock().unwrap() = Some(full_per_hour);
+    }
+
     /// Calls `watch` once so many more bytes of bodies have been sent.
     pub fn after_bytes(&self, count: u64, watch: impl FnOnce() + Send + 'static) {
         let at = self.shared.bytes.load(Ordering::SeqCst) + count;
@@ -314,8 +334,18 @@ impl FrontShared {
             true => Some(Fault::Status(403, "")),
             false => fault,
         };
+        let fault = self.against_rules(&name, &fields, &agent, world.lock().unwrap().tick).or(fault);
         let (file, age) = world.lock().unwrap().look(edge, &name);
         let answer = answer(file, &fields, fault.as_ref());
+        let mut hold = None;
+        match fault {
+            Some(Fault::Hold(at, gate)) if at < answer.body.len() => hold = Some((at, gate)),
+            // It waits for a body that is long enough.
+            Some(fault @ Fault::Hold(..)) => {
+                self.faults.lock().unwrap().entry(name.clone()).or_default().push_front(fault);
+            }
+            _ => {}
+        }
         let said = if is_versioned(&name) { VERSIONED } else { ALIAS };
         let head = format!(
             "HTTP/1.1 {} .\r\nConnection: close\r\nContent-Length: {}\r\n{}Cache-Control: {said}\r\n\
@@ -326,7 +356,7 @@ impl FrontShared {
             age * 3600,
             if age > 0 { "HIT" } else { "MISS" },
         );
-        // Before the answer, so that whoever has it finds it on the log.
+        // Before the answer, so that a test that has the answer finds it in the log.
         self.log.lock().unwrap().push(Asked {
             target,
             range: fields.get("range").cloned(),
@@ -338,11 +368,37 @@ impl FrontShared {
         });
         let mut stream = stream;
         stream.write_all(head.as_bytes())?;
-        for piece in answer.body.chunks(PIECE) {
-            stream.write_all(piece)?;
-            self.count(piece.len() as u64);
+        let at = hold.as_ref().map_or(answer.body.len(), |(at, _)| *at);
+        let (begin, rest) = answer.body.split_at(at);
+        for part in [begin, rest] {
+            for piece in part.chunks(PIECE) {
+                stream.write_all(piece)?;
+                self.count(piece.len() as u64);
+            }
+            if let Some((_, gate)) = hold.take() {
+                let _ = gate.lock().unwrap().recv();
+            }
         }
         Ok(())
+    }
+
+    /// What a request meets that breaks the rules of a strict network.
+    fn against_rules(&self, name: &str, fields: &Fields, agent: &str, tick: u64) -> Option<Fault> {
+        let limit = (*self.limit.lock().unwrap())?;
+        if !["ClamAV/", "CVDUPDATE/"].iter().any(|wanted| agent.starts_with(wanted)) {
+            return Some(Fault::Status(403, ""));
+        }
+        let conditional = ["range", "if-modified-since", "if-none-match"];
+        if !name.ends_with(".cvd") || conditional.iter().any(|field| fields.contains_key(*field)) {
+            return None;
+        }
+        let mut given = self.given.lock().unwrap();
+        let (hour, count) = given.entry(name.into()).or_insert((tick, 0));
+        if *hour != tick {
+            (*hour, *count) = (tick, 0);
+        }
+        *count += 1;
+        (*count > limit).then_some(Fault::Status(429, "Retry-After: 3600\r\n"))
     }
 
     fn count(&self, bytes: u64) {

@@ -3,6 +3,7 @@ use super::{
     peer,
     peers::Peers,
     process::{self, Ran},
+    talos,
 };
 use std::{io::Read, path::PathBuf, process::Command};
 
@@ -14,6 +15,10 @@ pub struct Freshclam {
     database: String,
     /// Of the copies of its libraries that trust other keys than Talos'.
     libraries: Option<PathBuf>,
+    /// Their keeper, where `test` itself is minted.
+    minted: Option<Peers>,
+    /// Further variables that it is run with.
+    pub variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Freshclam {
@@ -32,7 +37,21 @@ impl Freshclam {
             dir.path().join("db").display(),
             user()
         );
-        Some(Self { program, dir, settings, database: "test".into(), libraries: None })
+        let mut freshclam = Self {
+            program,
+            dir,
+            settings,
+            database: "test".into(),
+            libraries: None,
+            minted: None,
+            variables: Vec::new(),
+        };
+        if !talos::is_own() {
+            let peers = Peers::with_mint_keys()?;
+            freshclam = freshclam.following("test", &peers);
+            freshclam.minted = Some(peers);
+        }
+        Some(freshclam)
     }
 
     /// Follows a minted database instead of `test`.
@@ -54,6 +73,7 @@ impl Freshclam {
         command.arg("--config-file").arg(&config).args(["--stdout"]).args(options);
         command.arg(format!("--update-db={}", self.database));
         command.envs(self.libraries.iter().map(|libraries| ("LD_LIBRARY_PATH", libraries)));
+        command.envs(self.variables.iter().cloned());
         for proxy in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
             command.env_remove(proxy);
         }
@@ -69,6 +89,17 @@ impl Freshclam {
             String::from_utf8_lossy(&head).split(':').nth(2)?.parse().ok()
         })
     }
+}
+
+/// A program that is freshclam trusting the keys of the database `test`; none where it is missing. What it returns
+/// besides must live as long.
+pub fn freshclam_of_test(dir: &std::path::Path) -> Option<(PathBuf, Option<Peers>)> {
+    let program = peer("freshclam")?;
+    if talos::is_own() {
+        return Some((program, None));
+    }
+    let peers = Peers::with_mint_keys()?;
+    Some((peers.script(dir, &program), Some(peers)))
 }
 
 /// Who runs the tests; freshclam must be told.

@@ -97,6 +97,11 @@ impl Machine {
         PathBuf::from(format!("/proc/{}/root", self.pid)).join(path.trim_start_matches('/'))
     }
 
+    /// Its first process, as numbered out here: its namespaces have no other name.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Puts a file there, and makes the directories it needs.
     pub fn put(&self, path: &str, bytes: impl AsRef<[u8]>) {
         let path = self.path(path);
@@ -104,7 +109,7 @@ impl Machine {
         fs::write(&path, bytes).unwrap();
     }
 
-    /// Runs a line of shell as root there, in root's home directory, to its end; whoever asks it something hears yes.
+    /// Runs a line of shell as root there, in root's home directory, to its end; every question is answered with yes.
     pub fn run(&self, line: &str) -> Ran {
         process::run(inside(self.pid).args(["bash", "-c", &format!("yes | ({line})")]))
     }

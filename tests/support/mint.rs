@@ -1,6 +1,6 @@
 //! A mint of ClamAV databases with keys of its own: any size, successive versions, the CDIFFs between them.
 //!
-//! A lineage edits its lines itself and writes down what it did, so its CVDs are an oracle for whoever applies its
+//! A lineage edits its lines itself and writes down what it did, so its CVDs are an oracle for code that applies its
 //! CDIFFs.
 use super::{
     mint_keys::{Keys, keys},
@@ -8,9 +8,9 @@ use super::{
 };
 use cvdmirror::cvd::{FileKind, FileName, HEADER_BYTES, Header, TrustKeys, body_writer::BodyWriter};
 use md5::{Digest as _, Md5};
-use rand::{Rng, RngCore, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use sha2::Sha256;
-use std::{fmt::Write as _, io::Write as _};
+use std::{fmt::Write as _, io::Write as _, sync::OnceLock};
 
 /// Where the first version's clock stands: 2026-11-01.
 const EPOCH_S: u64 = 1_793_491_200;
@@ -44,6 +44,9 @@ pub struct Lineage {
     /// The last version's `.info`, line by line; empty before the first.
     info: Vec<String>,
     edits: usize,
+    /// What the next version adds to the member of marks.
+    marks: Vec<String>,
+    unspoil: bool,
 }
 
 /// A member, line by line without newlines.
@@ -71,6 +74,11 @@ impl Mint {
     pub fn new(seed: u64) -> Self {
         Self { seed, keys: keys() }
     }
+    /// One whose keys nobody trusts: neither Talos' nor those of the other mints.
+    pub fn foreign(seed: u64) -> Self {
+        static KEYS: OnceLock<Keys> = OnceLock::new();
+        Self { seed, keys: KEYS.get_or_init(|| Keys::generate(2)) }
+    }
     pub fn keys(&self) -> TrustKeys {
         self.keys.public()
     }
@@ -97,7 +105,17 @@ impl Mint {
                 lines: (0..((lines as f64 * part) as usize).max(3)).map(|_| line(kind, &mut rng)).collect(),
             })
             .collect();
-        Lineage { database: name.into(), keys: self.keys, rng, version: 0, members, info: Vec::new(), edits }
+        Lineage {
+            database: name.into(),
+            keys: self.keys,
+            rng,
+            version: 0,
+            members,
+            info: Vec::new(),
+            edits,
+            marks: Vec::new(),
+            unspoil: false,
+        }
     }
 }
 
@@ -110,7 +128,54 @@ impl Release {
     }
 }
 
+/// A signature that cannot be: its hash is none.
+const SPOILT: &str = "nohash:68:Spoilt:73";
+/// The member that holds marks; no edit at random touches it.
+const MARKS: &str = "marks.hsb";
+
 impl Lineage {
+    /// Has the next version, and all after it, find files of exactly this content under this name.
+    pub fn mark(&mut self, name: &str, content: &[u8]) {
+        let sha256: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.marks.push(format!("{sha256}:{}:{name}:73", content.len()));
+    }
+
+    /// Has the next versions hold a line that no engine can load.
+    pub fn spoil(&mut self) {
+        self.marks.push(SPOILT.into());
+    }
+
+    /// Has the next version hold no such line any more.
+    pub fn unspoil(&mut self) {
+        self.unspoil = true;
+    }
+
+    /// Adds the marks to their member, and appends to `script` how.
+    fn add_marks(&mut self, script: &mut String) {
+        let spoilt = self.members.iter().position(|member| member.name == MARKS).and_then(|place| {
+            let lines = &self.members[place].lines;
+            Some((place, lines.iter().position(|line| line == SPOILT).filter(|_| self.unspoil)?))
+        });
+        self.unspoil = false;
+        if self.marks.is_empty() && spoilt.is_none() {
+            return;
+        }
+        writeln!(script, "OPEN {MARKS}").unwrap();
+        if let Some((place, line)) = spoilt {
+            writeln!(script, "DEL {} {}", line + 1, prefix(SPOILT)).unwrap();
+            self.members[place].lines.remove(line);
+        }
+        if !self.members.iter().any(|member| member.name == MARKS) {
+            self.members.push(Text { name: MARKS.into(), lines: Vec::new() });
+        }
+        let member = self.members.iter_mut().find(|member| member.name == MARKS).unwrap();
+        for line in self.marks.drain(..) {
+            writeln!(script, "ADD {line}").unwrap();
+            member.lines.push(line);
+        }
+        script.push_str("CLOSE\n");
+    }
+
     /// Publishes the next version.
     pub fn publish(&mut self) -> Release {
         self.version += 1;
@@ -119,6 +184,7 @@ impl Lineage {
         if !first {
             self.edit(&mut edits);
         }
+        self.add_marks(&mut edits);
         let stime_s = EPOCH_S + u64::from(self.version) * 3600;
         let time = jiff::Timestamp::from_second(stime_s as i64).unwrap();
         let signatures = self.members.iter().map(|member| member.lines.len()).sum::<usize>();
@@ -217,6 +283,9 @@ impl Lineage {
         let rng = &mut self.rng;
         for index in 0..self.members.len() {
             let member = &mut self.members[index];
+            if member.name == MARKS {
+                continue;
+            }
             let kind = member.name.rsplit('.').next().unwrap().to_owned();
             let share = self.edits.div_ceil(KINDS.len());
             // Half of the edits append; the others need distinct lines, and never empty a member.

@@ -1,7 +1,7 @@
 //! The mint's own keys: made from a fixed seed, so that every process of a test has the same, and kept for the process.
 use cvdmirror::cvd::{PublicKey, TrustKeys};
 use num_bigint::BigUint;
-use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 use std::sync::OnceLock;
 

@@ -11,14 +11,16 @@ shift
 exec "$@"
 "#;
 
-/// Runs the test again inside network and mount namespaces of its own, where 127.0.0.1:53 is the system's resolver.
+/// Runs the test of this name again inside network and mount namespaces of its own, where 127.0.0.1:53 is the system's resolver.
 ///
 /// Returns whether this is the inside, where the test is to do its work. Outside it has run then, or been skipped.
 pub fn inside(test: &str) -> bool {
     if is_inside() {
         return true;
     }
-    let again = ["--exact", test, "--nocapture", "--include-ignored"];
+    // The module is not known here; that the name is one test's is seen below.
+    let test = format!("::{test}");
+    let again = [&test, "--nocapture", "--include-ignored"];
     let Some(output) = enter(&again, |command| command.output().unwrap()) else { return false };
     let said = String::from_utf8_lossy(&output.stdout);
     // What the inside skipped is to be seen outside.

@@ -1,7 +1,11 @@
 //! ClamAV's own tools, to compare with: as they are, or trusting the mint's keys instead of Talos'.
 pub use super::peer;
-use super::{mint_keys::keys, skip};
-use std::{fs, path::Path, process::Command};
+use super::{mint_keys::keys, program::script, skip};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 use tempfile::TempDir;
 
 /// The installed tools with copies of their libraries in which the trusted moduli are the mint's: the same code,
@@ -43,6 +47,13 @@ impl Peers {
     /// Where the copies are, for `LD_LIBRARY_PATH`.
     pub fn libraries(&self) -> &Path {
         self.libraries.path()
+    }
+
+    /// A program in `dir` that is another one with these libraries, for who runs it in an environment of its own.
+    pub fn script(&self, dir: &Path, program: &Path) -> PathBuf {
+        let (libraries, name) = (self.libraries().display(), program.file_name().unwrap().to_str().unwrap());
+        let text = format!("#!/bin/sh\nexec env LD_LIBRARY_PATH={libraries} {} \"$@\"\n", program.display());
+        script(dir, name, &text)
     }
 
     pub fn command(&self, program: &str) -> Command {

@@ -30,8 +30,12 @@ impl Ran {
     /// Asserts that both streams together hold every one of `needles`.
     #[track_caller]
     pub fn says<const N: usize>(self, needles: [&str; N]) -> Self {
+        let texts = [&self.stdout, &self.stderr].map(|text| [text.clone(), joined(text)]);
         for needle in needles {
-            assert!(self.stdout.contains(needle) || self.stderr.contains(needle), "no {needle:?} in\n{self}");
+            assert!(
+                texts.as_flattened().iter().any(|text| text.contains(needle)),
+                "no {needle:?} in\n{self}"
+            );
         }
         self
     }
@@ -48,6 +52,19 @@ impl std::fmt::Display for Ran {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "exit {:?}\n-- stdout\n{}-- stderr\n{}", self.code, self.stdout, self.stderr)
     }
+}
+
+/// The text with each line that is indented at the end of the line before it: how a sentence is broken is no matter.
+pub fn joined(text: &str) -> String {
+    let mut joined = String::new();
+    for line in text.lines() {
+        let at = line.len() - line.trim_start().len();
+        if !joined.is_empty() {
+            joined.push(if at >= 2 { ' ' } else { '\n' });
+        }
+        joined += &line[if at >= 2 { at } else { 0 }..];
+    }
+    joined
 }
 
 /// Runs a program to its end, which must come within four minutes.

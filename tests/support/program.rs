@@ -1,7 +1,8 @@
 //! The real binary: one data directory, and what is run on it.
 use super::{
+    mint_keys::keys,
     process::{self, Lines, Ran},
-    wait_for,
+    talos, wait_for,
     wire::{self, Reply},
 };
 use std::{
@@ -9,6 +10,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 /// A data directory and the settings with which the binary is run on it.
@@ -24,6 +26,8 @@ impl Program {
             ("database", "test"),
             ("source", source),
             ("txt-record", "none"),
+            // Not those of ClamAV on the machine that runs the tests.
+            ("certs-dir", "none"),
             ("listen", "127.0.0.1:0"),
             // A round only when the test asks for one.
             ("check-interval", "1h"),
@@ -31,9 +35,13 @@ impl Program {
             // Where `Serving::requests` reads what was asked.
             ("access-log", "-"),
         ];
-        Self {
+        let program = Self {
             dir: tempfile::tempdir().unwrap(),
             settings: settings.map(|(key, value)| (key.into(), value.into())).into(),
+        };
+        match talos::is_own() {
+            true => program,
+            false => program.trusting(&keys().toml()),
         }
     }
 
@@ -128,9 +136,17 @@ impl Program {
     }
 }
 
-/// The binary without any setting, and without those of whoever runs the tests.
+/// The binary under test: cargo names it to what it runs, and it stands beside that.
+pub fn binary() -> PathBuf {
+    std::env::var_os("CARGO_BIN_EXE_cvdmirror").map_or_else(
+        || std::env::current_exe().unwrap().parent().unwrap().with_file_name("cvdmirror"),
+        PathBuf::from,
+    )
+}
+
+/// The binary without any setting, also from the environment.
 pub fn bare() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cvdmirror"));
+    let mut command = Command::new(binary());
     for (key, _) in std::env::vars_os() {
         let key = key.to_string_lossy().into_owned();
         if key.starts_with("CVDMIRROR_") || key.to_ascii_lowercase().ends_with("_proxy") || key == "RUST_LOG"
@@ -177,8 +193,15 @@ impl Serving {
 
     /// Target and status of every request logged so far, but for those of this harness.
     pub fn requests(&self) -> Vec<(String, u16)> {
+        // Lines gather before they are written: what was answered before this one is there when this one is.
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let last = format!("/last-{}", ASKED.fetch_add(1, Relaxed));
+        self.get(&last);
+        let lines = wait_for("the access log", || {
+            let lines = self.stdout.so_far();
+            lines.iter().any(|line| line.contains(&last)).then_some(lines)
+        });
         let ours = format!("\"{}\"", wire::AGENT);
-        let lines = self.stdout.so_far();
         let requests = lines.iter().filter(|line| !line.ends_with(&ours));
         // ADDRESS - - [TIME] "METHOD TARGET VERSION" STATUS BYTES "REFERER" "AGENT"
         let read = |line: &String| {
@@ -227,6 +250,18 @@ impl Drop for Serving {
             eprintln!("-- log of the server\n{:#?}", self.log.so_far());
         }
     }
+}
+
+/// Writes a program that a shell runs.
+pub fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = dir.join(name);
+    // Renamed, so that nothing has it open to write when it is run.
+    let aside = dir.join(format!("{name}.new"));
+    std::fs::write(&aside, text).unwrap();
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(&aside, &path).unwrap();
+    path
 }
 
 /// Copies the files of one directory into another.

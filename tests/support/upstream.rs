@@ -21,16 +21,24 @@ pub enum Answer {
     Redirect(String),
     /// The first for a range, the second for the whole.
     Split(Box<Answer>, Box<Answer>),
+    /// The first for the rest of a file (a range that does not begin at 0), the second for anything else.
+    Rest(Box<Answer>, Box<Answer>),
+    /// These bytes in place of an answer, and then the connection's end.
+    Raw(Vec<u8>),
     /// Announces a length, sends these bytes, and closes.
     Announced(u64, Vec<u8>),
     /// 200 without an end: these bytes again and again.
     Endless(Vec<u8>),
+    /// Announces these bytes and sends twenty a second.
+    Dripping(Vec<u8>),
     /// Announces one byte more than these, sends them, and then nothing.
     Stalling(Vec<u8>),
     /// The connection is closed without an answer.
     Hangup,
     /// The connection stays open without an answer.
     Silence,
+    /// The answer comes once nobody holds this lock.
+    After(Arc<Mutex<()>>, Box<Answer>),
 }
 
 /// A request that came.
@@ -40,6 +48,8 @@ pub struct Asked {
     pub target: String,
     pub range: Option<String>,
     pub agent: String,
+    /// Every `Via`.
+    pub via: String,
     /// Authorization, then Proxy-Authorization.
     pub logins: Vec<String>,
 }
@@ -129,6 +139,11 @@ impl Upstream {
         std::mem::take(&mut self.script.log.lock().unwrap())
     }
 
+    /// The targets since then, which it still remembers.
+    pub fn peek(&self) -> Vec<String> {
+        self.script.log.lock().unwrap().iter().map(|asked| asked.target.clone()).collect()
+    }
+
     /// Their targets alone.
     pub fn targets(&self) -> Vec<String> {
         self.asked().into_iter().map(|asked| asked.target).collect()
@@ -141,13 +156,15 @@ impl Script {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        let mut asked = Asked { target, range: None, agent: String::new(), logins: Vec::new() };
+        let mut asked =
+            Asked { target, range: None, agent: String::new(), via: String::new(), logins: Vec::new() };
         loop {
             line.clear();
             reader.read_line(&mut line)?;
             let Some((key, value)) = line.split_once(':') else { break };
             match key.to_ascii_lowercase().as_str() {
                 "range" => asked.range = Some(value.trim().into()),
+                "via" => asked.via.push_str(value.trim()),
                 "user-agent" => asked.agent = value.trim().into(),
                 "authorization" | "proxy-authorization" => asked.logins.push(value.trim().into()),
                 _ => {}
@@ -201,6 +218,11 @@ fn send(mut stream: TcpStream, answer: Answer, range: Option<&str>, date: &str) 
         }
         Answer::Redirect(to) => head(302, &format!("Location: {to}\r\n"), Some(0)),
         Answer::Split(part, whole) => send(stream, if range.is_some() { *part } else { *whole }, range, date),
+        Answer::Rest(rest, other) => {
+            let is_rest = range.is_some_and(|range| !range.starts_with("bytes=0-"));
+            send(stream, if is_rest { *rest } else { *other }, range, date)
+        }
+        Answer::Raw(bytes) => stream.write_all(&bytes),
         Answer::Announced(length, bytes) => {
             head(200, "", Some(length))?;
             stream.write_all(&bytes)
@@ -211,11 +233,22 @@ fn send(mut stream: TcpStream, answer: Answer, range: Option<&str>, date: &str) 
                 stream.write_all(&bytes)?;
             }
         }
+        Answer::Dripping(bytes) => {
+            head(200, "", Some(bytes.len() as u64))?;
+            bytes.iter().try_for_each(|byte| {
+                std::thread::sleep(Duration::from_millis(50));
+                stream.write_all(&[*byte])
+            })
+        }
         Answer::Stalling(bytes) => {
             head(200, "", Some(bytes.len() as u64 + 1))?;
             stream.write_all(&bytes)?;
             // Until the client has had enough.
             stream.read_to_end(&mut Vec::new()).map(drop)
+        }
+        Answer::After(gate, answer) => {
+            drop(gate.lock().unwrap());
+            send(stream, *answer, range, date)
         }
         Answer::Hangup => Ok(()),
         Answer::Silence => stream.read_to_end(&mut Vec::new()).map(drop),

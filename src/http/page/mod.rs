@@ -1,41 +1,55 @@
-//! The status page for people: one HTML document, complete without scripts or anything fetched beside it.
+//! The status page for people: one HTML document, complete without its script, which only loads it again, and without
+//! anything fetched beside it.
 //!
 //! Guarantees: made from memory alone; every text from outside is escaped by the template; bounded, however much is
 //! held. It judges nothing itself: the verdict is that of /health.
 mod clients;
 mod timeline;
+mod visit;
 mod words;
 
-use super::{Freshness, Health, Metrics, Overview};
+use super::Site;
 use crate::{
-    cvd::{Database, FileKind, FileName},
-    mirror::{History, Snapshot, history::Event, status::DatabaseStatus},
-    source::budget::{Book, Count, Kind},
+    clients::Report,
+    clock::ago,
+    cvd::{Database, FileName},
+    mirror::{
+        Health, History, Snapshot, Standing,
+        history::Event,
+        status::{DatabaseStatus, Status},
+    },
+    source::budget::{Book, Count, RequestKind},
+    trouble::TroubleKind,
+    units::{count, grouped, size},
 };
 use askama::Template;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clients::Clients;
+use cvdmirror_store::NameRecord;
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     sync::{LazyLock, atomic::Ordering::Relaxed},
 };
 use timeline::{Timeline, Window};
-use words::{Told, When, count, grouped, size};
+use words::{Told, When};
+
+pub(super) use visit::Visit;
 
 /// Files of a database that are listed; index.json has them all.
 const FILES: usize = 100;
 /// Events that are shown at once; the others are folded.
 const EVENTS: usize = 12;
 const STYLE: &str = include_str!("status.css");
+const SCRIPT: &str = include_str!("refresh.js");
 
-/// What a browser may do with the page: show it, with this very style. Nothing of it runs, and nothing is fetched
-/// for it; the icon is within the page.
+/// What a browser may do with the page: show it with this very style, load it again by this very script, and send its
+/// form back here. Nothing is fetched for it; the icon is within the page.
 pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
-    let hash = BASE64_STANDARD.encode(Sha256::digest(STYLE));
+    let [style, script] = [STYLE, SCRIPT].map(|text| BASE64_STANDARD.encode(Sha256::digest(text)));
     format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; img-src data:; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
 });
 
@@ -43,7 +57,20 @@ pub(super) static POLICY: LazyLock<String> = LazyLock::new(|| {
 #[template(path = "status.html", config = "src/http/page/askama.toml")]
 struct Page<'a> {
     style: &'static str,
+    script: &'static str,
     program: &'static str,
+    source: &'a str,
+    /// Until the source is asked again.
+    next: Option<String>,
+    /// What is fetched or rebuilt now.
+    underway: Option<String>,
+    /// Since how long without a confirmation something is stale.
+    max_age: String,
+    /// Lines for a client's freshclam.conf.
+    client_lines: String,
+    search: &'a str,
+    /// What the search found, and how many there are; none without a search.
+    found: Option<(Vec<FilePart>, usize)>,
     now: When,
     verdict: Verdict,
     databases: Vec<DatabasePart<'a>>,
@@ -51,6 +78,7 @@ struct Page<'a> {
     events: [Vec<EventPart<'a>>; 2],
     upstream: Option<Upstream>,
     sent: String,
+    hot: String,
     connections: u64,
     store: StorePart,
     /// None where nobody is remembered.
@@ -72,6 +100,8 @@ enum VerdictKind {
     /// Fresh, and something goes wrong.
     Look,
     Stale,
+    /// Nothing is held yet, and something is being fetched.
+    Filling,
     Empty,
 }
 
@@ -79,7 +109,7 @@ impl VerdictKind {
     fn class(self) -> &'static str {
         match self {
             Self::Fresh => "ok",
-            Self::Look => "look",
+            Self::Look | Self::Filling => "look",
             Self::Stale | Self::Empty => "bad",
         }
     }
@@ -89,6 +119,7 @@ impl VerdictKind {
             Self::Fresh => "Fresh",
             Self::Look => "Fresh, but not all is well",
             Self::Stale => "Stale",
+            Self::Filling => "The first fill is under way",
             Self::Empty => "Nothing is held yet",
         }
     }
@@ -118,6 +149,17 @@ struct FilePart {
     size: String,
     object: String,
     stored: When,
+}
+
+impl FilePart {
+    fn new((name, record): (&FileName, &NameRecord)) -> Self {
+        Self {
+            name: name.to_string(),
+            size: grouped(record.size),
+            object: record.object.to_string(),
+            stored: When::lately(record.stored_at_s),
+        }
+    }
 }
 
 struct EventPart<'a> {
@@ -150,6 +192,8 @@ struct UpstreamRow {
 
 struct StorePart {
     size: String,
+    /// What is left of the disk.
+    free: Option<String>,
     packs: String,
     files: String,
     quarantined: usize,
@@ -161,73 +205,89 @@ struct StorePart {
 /// # Errors
 /// When the template fails, which it does for nothing that is known.
 pub(super) fn render(
-    snapshot: &Snapshot,
-    health: &Health,
-    overview: &Overview,
-    metrics: &Metrics,
+    standing: &Standing,
+    site: &Site,
+    visit: Visit<'_>,
+    clients: Option<&Report>,
     now_s: u64,
 ) -> Result<String, askama::Error> {
-    let Overview { status, history, clients } = overview;
+    let Standing { snapshot, history, .. } = standing;
+    let (status, health) = (Status::new(standing, now_s), standing.health(now_s));
     let of = |name: &str| history.versions.get(name);
     let shown = status.databases.iter().filter_map(|database| of(&database.database));
     let window = Window::over(shown.flat_map(BTreeMap::values), now_s);
     let databases = status.databases.iter();
-    let mut events = history.events.iter().rev().map(EventPart::of);
+    // What several databases fail for is said once, in the verdict.
+    let shared = |name: &str| {
+        let mut shared = health.troubles.iter().filter(|told| told.failed && told.databases.len() > 1);
+        shared.any(|told| told.databases.iter().any(|database| database == name))
+    };
+    let mut events = history.events.iter().rev().map(EventPart::new);
     let latest = events.by_ref().take(EVENTS).collect();
+    let underway = standing.activity.now().map(|now| now.to_string());
+    let verdict = Verdict::new(snapshot, &health, underway.is_some(), now_s);
+    let filling = verdict.kind == VerdictKind::Filling;
     let page = Page {
         style: STYLE,
+        script: SCRIPT,
+        source: &site.source,
+        next: health.next_s.map(ago),
+        underway,
+        max_age: ago(standing.max_age_s),
+        client_lines: visit.client_lines(&site.url),
+        search: visit.search.as_deref().unwrap_or_default(),
+        found: visit.found(snapshot),
         program: concat!("cvdmirror ", env!("CARGO_PKG_VERSION")),
         now: When::exactly(now_s),
-        verdict: Verdict::of(snapshot, health, &status.databases, now_s),
-        databases: databases.map(|d| DatabasePart::of(d, snapshot, history, window, now_s)).collect(),
+        verdict,
+        databases: databases
+            .map(|d| DatabasePart::new(d, snapshot, history, window, now_s))
+            .map(|part| if shared(part.name) { DatabasePart { error: None, ..part } } else { part })
+            .map(|part| if filling { DatabasePart { state: ("look", part.state.1), ..part } } else { part })
+            .collect(),
         events: [latest, events.collect()],
-        upstream: status.ledger.as_ref().map(|book| Upstream::of(book, history, now_s)),
-        sent: size(metrics.body_bytes()),
-        connections: metrics.open.load(Relaxed),
+        upstream: status.ledger.as_ref().map(|book| Upstream::new(book, history, now_s)),
+        sent: size(site.metrics.body_bytes()),
+        hot: site.hot.figures().to_string(),
+        connections: site.metrics.open.load(Relaxed),
         store: StorePart {
             size: size(status.store_bytes),
-            packs: count(status.packs, "pack", "packs"),
-            files: count(snapshot.files.len() as u64, "file", "files"),
+            free: standing.disk_free_bytes.map(size),
+            packs: count(status.packs, "pack"),
+            files: count(snapshot.files.len() as u64, "file"),
             quarantined: snapshot.view.quarantined().iter().count(),
             findings: status.findings.len(),
         },
-        clients: clients.as_ref().map(Clients::of),
+        clients: clients.map(|report| Clients::new(report, now_s)),
     };
     page.render()
 }
 
 impl Verdict {
-    fn of(snapshot: &Snapshot, health: &Health, databases: &[DatabaseStatus], now_s: u64) -> Self {
-        let kind = match &health.freshness {
-            Freshness::Fresh if health.remarks.is_empty() => VerdictKind::Fresh,
-            Freshness::Fresh => VerdictKind::Look,
-            Freshness::Stale { .. } if snapshot.databases.is_empty() => VerdictKind::Empty,
-            Freshness::Stale { .. } => VerdictKind::Stale,
+    fn new(snapshot: &Snapshot, health: &Health, underway: bool, now_s: u64) -> Self {
+        let kind = match (health.is_fresh(), snapshot.databases.is_empty()) {
+            (true, _) if health.troubles.is_empty() => VerdictKind::Fresh,
+            (true, _) => VerdictKind::Look,
+            (false, true) if underway && health.troubles.is_empty() => VerdictKind::Filling,
+            (false, true) => VerdictKind::Empty,
+            (false, false) => VerdictKind::Stale,
         };
-        let wrong = databases.iter().filter_map(|d| match (&d.stale, &d.last_error) {
-            // That nothing is held of any of them is in the headline.
-            (Some(_), _) if kind == VerdictKind::Empty => None,
-            (Some(stale), _) => Some(format!("{}: {stale}", d.database)),
-            (None, Some(_)) => Some(format!("{}: the last check failed", d.database)),
-            (None, None) => None,
-        });
-        let mut lines: Vec<String> = wrong.collect();
-        if let Freshness::Stale { why } = &health.freshness
-            && databases.iter().all(|d| d.stale.is_none())
-        {
-            lines.push(why.clone());
-        }
-        let shown = |remark: &&String| {
-            let errors = databases.iter().filter_map(|d| d.last_error.as_ref());
-            errors.into_iter().any(|error| remark.ends_with(error.as_str()))
-        };
-        lines.extend(health.remarks.iter().filter(|remark| !shown(remark)).cloned());
+        // That nothing is held of any of them is in the headline.
+        let empty = matches!(kind, VerdictKind::Empty | VerdictKind::Filling);
+        let in_headline = |kind_of: TroubleKind| empty && kind_of == TroubleKind::Empty;
+        let stale = health.stale.iter().filter(|told| !in_headline(told.trouble.kind));
+        let mut lines: Vec<String> = stale.map(ToString::to_string).collect();
+        lines.extend(health.troubles.iter().map(|told| match told.failed && told.databases.len() == 1 {
+            // What it failed with is in the database's part.
+            true => format!("{}: the last check failed", told.databases.join(", ")),
+            false => told.to_string(),
+        }));
         Self { kind, confirmed: snapshot.confirmed_at_s.map(|at_s| When::past(at_s, now_s)), lines }
     }
 }
 
 impl<'a> DatabasePart<'a> {
-    fn of(
+    fn new(
         status: &'a DatabaseStatus,
         snapshot: &Snapshot,
         history: &History,
@@ -246,16 +306,8 @@ impl<'a> DatabasePart<'a> {
             (None, None, None) => ("ok", "newest".into()),
         };
         let both = |at_s| (When::past(at_s, now_s), When::exactly(at_s));
-        let first = database.as_ref().map(|d| FileName::new(d, 0, FileKind::Cvd));
-        let of_it = |(name, _): &(&FileName, _)| Some(&name.database) == database.as_ref();
-        let files = first.map(|first| snapshot.files.range(first..).take_while(of_it).collect::<Vec<_>>());
-        let files = files.unwrap_or_default();
-        let listed = files.iter().rev().take(FILES).map(|(name, record)| FilePart {
-            name: name.to_string(),
-            size: grouped(record.size),
-            object: record.object.to_string(),
-            stored: When::lately(record.stored_at_s),
-        });
+        let files: Vec<_> = database.iter().flat_map(|database| snapshot.files_of(database)).collect();
+        let listed = files.iter().rev().take(FILES).map(|file| FilePart::new(*file));
         Self {
             name: &status.database,
             version: status.version,
@@ -268,16 +320,16 @@ impl<'a> DatabasePart<'a> {
             chain: status.chain,
             signatures: published.map(|p| grouped(p.signatures.into())),
             error: status.last_error.as_deref(),
-            timeline: Timeline::of(&status.database, versions, window),
+            timeline: Timeline::new(&status.database, versions, window),
             files: listed.collect(),
-            files_total: format!("{}, {}", count(status.files, "file", "files"), size(status.bytes)),
+            files_total: format!("{}, {}", count(status.files, "file"), size(status.bytes)),
             files_left: files.len().saturating_sub(FILES),
         }
     }
 }
 
 impl<'a> EventPart<'a> {
-    fn of(event: &'a Event) -> Self {
+    fn new(event: &'a Event) -> Self {
         Self {
             at: When::lately(event.at_s),
             database: event.database.as_deref().unwrap_or("store"),
@@ -289,8 +341,8 @@ impl<'a> EventPart<'a> {
 }
 
 impl Upstream {
-    fn of(book: &Book, history: &History, now_s: u64) -> Self {
-        let mut all: BTreeMap<Kind, Count> = BTreeMap::new();
+    fn new(book: &Book, history: &History, now_s: u64) -> Self {
+        let mut all: BTreeMap<RequestKind, Count> = BTreeMap::new();
         for (kind, count) in book.days.values().flatten() {
             let sum = all.entry(*kind).or_default();
             sum.requests += count.requests;
@@ -302,7 +354,7 @@ impl Upstream {
             today: (grouped(today.requests), size(today.bytes)),
             all: (grouped(all.requests), size(all.bytes)),
         };
-        let of = |counts: &BTreeMap<Kind, Count>, kind| counts.get(kind).copied().unwrap_or_default();
+        let of = |counts: &BTreeMap<RequestKind, Count>, kind| counts.get(kind).copied().unwrap_or_default();
         let fetched = sum(all.values());
         // Of the same days; a day's name sorts as the day does.
         let first = book.days.keys().next().cloned().unwrap_or_default();
@@ -311,13 +363,13 @@ impl Upstream {
         Self {
             rows: all.iter().map(|(kind, all)| row(kind.to_string(), of(&today, kind), *all)).collect(),
             total: row("together".into(), sum(today.values()), fetched),
-            days: count(book.days.len() as u64, "day", "days"),
+            days: count(book.days.len() as u64, "day"),
             cool_down: book
                 .cool_down
                 .as_ref()
                 .filter(|cool_down| cool_down.until_s > now_s)
                 .map(|cool_down| (When::exactly(cool_down.until_s), cool_down.why.clone())),
-            rebuilt: count(rebuilt.requests, "full CVD", "full CVDs"),
+            rebuilt: count(rebuilt.requests, "full CVD"),
             rebuilt_bytes: size(rebuilt.bytes),
             fetched_bytes: size(fetched.bytes),
             without_bytes: size(without),

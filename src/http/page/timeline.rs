@@ -17,6 +17,8 @@ const WINDOWS: [(u64, u64, &str); 4] = [
 /// Percents of the width that a version's number needs on a desk and on a phone.
 const LABEL_DESK: f64 = 5.4;
 const LABEL_PHONE: f64 = 16.0;
+/// Percents of the width that can be seen on a desk.
+const VISIBLE: f64 = 0.5;
 /// Rows of the table that says the same.
 const ROWS: usize = 15;
 
@@ -114,8 +116,13 @@ impl Timeline {
         self.rows.is_empty()
     }
 
+    /// Whether there is a stretch of time to be seen: not right after a first fill.
+    pub(super) fn is_drawn(&self) -> bool {
+        self.lanes.iter().flat_map(|lane| &lane.spans).any(|span| span.width >= VISIBLE)
+    }
+
     /// Draws what is known of a database's versions.
-    pub(super) fn of(database: &str, versions: &BTreeMap<u32, Milestones>, window: Window) -> Self {
+    pub(super) fn new(database: &str, versions: &BTreeMap<u32, Milestones>, window: Window) -> Self {
         let upstream = steps(versions, |when| when.announced_at_s);
         let held = steps(versions, |when| when.held_at_s);
         let full = steps(versions, |when| when.full_at_s);
@@ -127,7 +134,7 @@ impl Timeline {
         let last = |steps: &[(u64, u32)]| {
             steps.last().map_or("nothing known".to_owned(), |(_, version)| version.to_string())
         };
-        let rows = versions.iter().rev().take(ROWS).map(|(version, when)| Row::of(*version, when));
+        let rows = versions.iter().rev().take(ROWS).map(|(version, when)| Row::new(*version, when));
         Self {
             title: format!("Versions of {database} over time"),
             summary: format!(
@@ -149,7 +156,7 @@ impl Timeline {
 const LANE_PX: usize = 24;
 
 impl Row {
-    fn of(version: u32, when: &Milestones) -> Self {
+    fn new(version: u32, when: &Milestones) -> Self {
         let after = |at_s: Option<u64>| {
             let at_s = at_s?;
             let since = |announced_s: u64| at_s.checked_sub(announced_s).map(|s| format!("+{}", ago(s)));
@@ -229,7 +236,7 @@ mod tests {
     #[test]
     fn a_lane_is_behind_from_the_announcement_until_it_follows() {
         let versions = [(7, when(900, 910, 910)), (8, when(1010, 1030, 1050)), (9, when(1080, 0, 0))];
-        let timeline = Timeline::of("daily", &versions.into(), WINDOW);
+        let timeline = Timeline::new("daily", &versions.into(), WINDOW);
         let [upstream, held, full] = &timeline.lanes[..] else { panic!("three lanes") };
         assert_eq!(drawn(upstream), [(7, 0.0, 10.0, false), (8, 10.0, 70.0, false), (9, 80.0, 20.0, false)]);
         let late = [(8, 80.0, 20.0, true)];
@@ -245,9 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn a_first_fill_a_moment_ago_is_no_figure() {
+        let drawn = |at_s| Timeline::new("daily", &[(7, when(at_s, at_s, at_s))].into(), WINDOW).is_drawn();
+        assert!(!drawn(WINDOW.now_s));
+        assert!(drawn(WINDOW.now_s - 1));
+    }
+
+    #[test]
     fn an_older_version_that_comes_later_takes_nothing_back() {
         let versions = [(7, when(0, 1050, 0)), (8, when(0, 1020, 0))];
-        let timeline = Timeline::of("daily", &versions.into(), WINDOW);
+        let timeline = Timeline::new("daily", &versions.into(), WINDOW);
         assert_eq!(drawn(&timeline.lanes[1]), [(8, 20.0, 80.0, false)]);
         assert_eq!(drawn(&timeline.lanes[0]), []);
     }
@@ -255,7 +269,7 @@ mod tests {
     #[test]
     fn times_to_come_and_times_long_past_stay_within() {
         let versions = [(7, when(1, 1, 1)), (8, when(u64::MAX, u64::MAX, u64::MAX))];
-        for lane in Timeline::of("daily", &versions.into(), WINDOW).lanes {
+        for lane in Timeline::new("daily", &versions.into(), WINDOW).lanes {
             assert_eq!(drawn(&lane), [(7, 0.0, 100.0, false)]);
         }
     }

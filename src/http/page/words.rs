@@ -1,5 +1,5 @@
-//! How the page says times, sizes and numbers. Times are UTC, since nobody can tell the reader's zone from here.
-use crate::{clock::ago, mirror::history::What};
+//! How the page says times and events. Times are UTC, since nobody can tell the reader's zone from here.
+use crate::{clock::ago, mirror::history::What, units::size};
 use askama::{Template, filters::HtmlSafe};
 use jiff::Timestamp;
 use std::fmt;
@@ -45,47 +45,6 @@ pub(super) fn said(at_s: u64, format: &str) -> String {
     }
 }
 
-/// Bytes in the unit that fits, of three significant digits.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if bytes < 1000 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1000.0;
-    let mut unit = 0;
-    // What would be rounded to 1000 is one of the next unit.
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    let digits = if value < 9.995 {
-        2
-    } else if value < 99.95 {
-        1
-    } else {
-        0
-    };
-    format!("{value:.digits$} {}", UNITS[unit])
-}
-
-/// A number with its thousands apart.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// A number of things.
-pub(super) fn count(number: u64, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(number), if number == 1 { one } else { many })
-}
-
 /// An event in plain words.
 pub(super) struct Told<'a>(pub(super) &'a What);
 impl fmt::Display for Told<'_> {
@@ -100,10 +59,10 @@ impl fmt::Display for Told<'_> {
             What::Recovered => f.write_str("checks succeed again"),
             What::Lagged(text) => write!(f, "the source's edge lagged: {text}"),
             What::Refused(text) => write!(f, "refused: {text}"),
-            What::Missed(text) => write!(f, "not had: {text}"),
+            What::Missed(text) => write!(f, "missing: {text}"),
             What::Failed(text) => write!(f, "check failed: {text}"),
             What::Doubted(text) => write!(f, "does not agree: {text}"),
-            What::Found(text) => f.write_str(text),
+            What::Found(text) => text.fmt(f),
         }
     }
 }
@@ -111,31 +70,6 @@ impl fmt::Display for Told<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_three_digits_at_every_threshold() {
-        for (bytes, said) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.00 kB"),
-            (9_994, "9.99 kB"),
-            (9_996, "10.0 kB"),
-            (99_951, "100 kB"),
-            (999_499, "999 kB"),
-            (999_500, "1.00 MB"),
-            (62_412_345, "62.4 MB"),
-            (u64::MAX, "18447 PB"),
-        ] {
-            assert_eq!(size(bytes), said);
-        }
-    }
-
-    #[test]
-    fn thousands_are_apart() {
-        for (number, said) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(grouped(number), said);
-        }
-    }
 
     #[test]
     fn a_time_past_the_calendar_is_a_number() {

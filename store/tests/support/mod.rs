@@ -1,6 +1,6 @@
 //! A store in a temporary directory, and bytes to put into it.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
-use cvdmirror_store::{Finding, NameRecord, ObjectId, ObjectReader, Pack, Store};
+use cvdmirror_store::{Finding, NameRecord, ObjectId, ObjectReader, Pack, Proof, Store};
 use std::path::{Path, PathBuf};
 
 /// 22 November 2026, 20:58:00 UTC.
@@ -58,7 +58,7 @@ pub fn record(bytes: &[u8]) -> NameRecord {
         modified_s: Some(NOW_S - 3600),
         stored_at_s: NOW_S,
         origin: "https://database.clamav.net/daily.cvd".to_owned(),
-        proof: "legacy signature".to_owned(),
+        proof: Proof::Signed,
     }
 }
 

@@ -1,0 +1,81 @@
+//! What is written into a downloader's directory, and whose that is.
+use super::{Fault, Setup, refused};
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::Path,
+};
+
+/// Makes a directory that is ours alone, in place of whatever is there.
+pub(super) fn directory(path: &Path) -> Result<(), Fault> {
+    if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_dir()) {
+        fs::remove_file(path).map_err(refused(path))?;
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refused(path))
+}
+
+/// Writes a file anew. The directory may be the downloader's user's, and we root: never through a link that is left there.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), Fault> {
+    if let Err(e) = fs::remove_file(path)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        return Err(refused(path)(e));
+    }
+    fs::File::create_new(path).and_then(|mut file| file.write_all(bytes)).map_err(refused(path))
+}
+
+/// Removes what is not to be kept from a directory.
+pub(super) fn empty(dir: &Path, keep: impl Fn(&Path) -> bool) -> Result<(), Fault> {
+    for entry in fs::read_dir(dir).map_err(refused(dir))? {
+        let path = entry.map_err(refused(dir))?.path();
+        if keep(&path) {
+            continue;
+        }
+        let is_dir = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
+        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(refused(&path))?;
+    }
+    Ok(())
+}
+
+/// As whom root runs a downloader: user and group; none where it is run as who we are.
+pub(super) fn user(setup: &Setup, dir: &Path) -> Result<Option<(u32, u32)>, Fault> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let ids = match &setup.user {
+        Some(name) => {
+            let path = Path::new("/etc/passwd");
+            let users = fs::read_to_string(path).map_err(refused(path))?;
+            // name:password:uid:gid:…
+            let ids = users.lines().find_map(|line| {
+                let mut fields = line.split(':');
+                (fields.next() == Some(name.as_str())).then_some(())?;
+                Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
+            });
+            ids.ok_or_else(|| Fault::NoUser(name.clone()))?
+        }
+        None => {
+            let data_dir = dir.parent().unwrap_or(dir);
+            let owner = fs::metadata(data_dir).map_err(refused(data_dir))?;
+            (owner.uid(), owner.gid())
+        }
+    };
+    if ids.0 == 0 {
+        return Ok(None);
+    }
+    give(dir, ids)?;
+    Ok(Some(ids))
+}
+
+/// Gives a directory and what is in it to a user.
+pub(super) fn give(path: &Path, ids: (u32, u32)) -> Result<(), Fault> {
+    std::os::unix::fs::lchown(path, Some(ids.0), Some(ids.1)).map_err(refused(path))?;
+    if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
+        for entry in fs::read_dir(path).map_err(refused(path))? {
+            give(&entry.map_err(refused(path))?.path(), ids)?;
+        }
+    }
+    Ok(())
+}

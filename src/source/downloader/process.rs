@@ -1,0 +1,104 @@
+//! One run of another program: without a shell, in an environment and a process group of its own, for a bounded time.
+use super::{Fault, Tool, refused};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::{ffi::OsString, path::Path, process::Stdio, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::Command,
+    time::timeout,
+};
+
+/// What is kept of what it says: the end.
+const TAIL_BYTES: usize = 16 << 10;
+/// Longest line that is shown, characters.
+const LINE_CHARS: usize = 160;
+
+/// What is run.
+pub(super) struct Job<'a> {
+    pub(super) tool: Tool,
+    pub(super) program: &'a Path,
+    pub(super) args: Vec<OsString>,
+    /// Where, and its home.
+    pub(super) dir: &'a Path,
+    pub(super) user: Option<(u32, u32)>,
+    pub(super) timeout: Duration,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// None after a signal.
+    pub(super) code: Option<i32>,
+    /// The end of what it said.
+    said: String,
+}
+
+impl Ended {
+    /// Its last words: the last error, or else warning, or else line.
+    pub(super) fn words(&self) -> String {
+        let lines = || self.said.lines().map(str::trim).filter(|line| !line.is_empty()).rev();
+        let starting = |mark: &str| lines().find(|line| line.starts_with(mark)).map(str::to_owned);
+        let words = starting("ERROR").or_else(|| starting("WARNING"));
+        let words = words.or_else(|| lines().next().map(str::to_owned)).unwrap_or("nothing said".into());
+        words.chars().filter(|c| !c.is_control()).take(LINE_CHARS).collect()
+    }
+
+    /// Everything that is kept.
+    pub(super) fn said(&self) -> &str {
+        &self.said
+    }
+}
+
+/// Ends a process group when it is dropped, however that comes.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // An error means that nobody of it is left.
+        let _ = self.0.map(|pid| kill_process_group(pid, Signal::KILL));
+    }
+}
+
+impl Job<'_> {
+    /// Runs it to its end.
+    pub(super) async fn run(self) -> Result<Ended, Fault> {
+        let Self { tool, program, args, dir, user, timeout: longest } = self;
+        let mut command = Command::new(program);
+        command.args(args).current_dir(dir).env_clear();
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", dir).env("LANG", "C.UTF-8");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        if let Some((uid, gid)) = user {
+            command.uid(uid).gid(gid);
+        }
+        let mut child = command.spawn().map_err(refused(program))?;
+        let group = Group(child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())));
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let ended = timeout(longest, async {
+            let (out, err, status) = tokio::join!(tail(out), tail(err), child.wait());
+            status.map(|status| Ended { code: status.code(), said: out + &err })
+        });
+        let ended = ended.await;
+        drop(group);
+        match ended {
+            Ok(ended) => ended.map_err(|why| Fault::Io { path: program.into(), why: Arc::new(why) }),
+            Err(_) => {
+                // Reaped, so that it is gone when the next one starts.
+                let _ = child.wait().await;
+                Err(Fault::TimedOut { tool, after_s: longest.as_secs() })
+            }
+        }
+    }
+}
+
+/// Reads a stream to its end, and keeps that.
+async fn tail(stream: Option<impl AsyncRead + Unpin>) -> String {
+    let (mut kept, mut piece) = (Vec::new(), [0; 4096]);
+    let Some(mut stream) = stream else { return String::new() };
+    while let Ok(got @ 1..) = stream.read(&mut piece).await {
+        kept.extend_from_slice(&piece[..got]);
+        let past = kept.len().saturating_sub(TAIL_BYTES);
+        kept.drain(..past);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}

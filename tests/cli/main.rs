@@ -1,0 +1,30 @@
+//! The command line on a data directory: rounds, settings, care of the store, bad input, the doctor, logs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod attacks;
+mod bad_input_source;
+mod bad_input_store;
+mod care_backup;
+mod care_copies;
+mod care_limits;
+mod care_ls;
+mod care_repair;
+mod care_verify;
+mod client_config;
+mod clients;
+mod doctor;
+mod doctor_broken;
+mod doctor_conf;
+mod downloader;
+mod heal;
+mod logs;
+mod manners;
+mod mirror_clock;
+mod no_network;
+mod progress;
+mod pull_through;
+mod serve;
+mod settings;
+mod source_directory;
+mod source_edges;
+mod sync;
+mod sync_proofs;
