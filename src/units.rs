@@ -52,6 +52,11 @@ pub fn os(error: &std::io::Error) -> String {
         .to_owned()
 }
 
+/// Whether this process may open no more files; std has no kind for it.
+pub fn no_descriptor(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMFILE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

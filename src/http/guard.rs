@@ -1,11 +1,11 @@
 //! The socket as hyper sees it: how long a client may take over its requests and its answers.
 //!
 //! Guaranteed: when the server waits for a client that reads less than `min_bytes_per_s`, the connection ends with
-//! [`io::ErrorKind::TimedOut`]. What the kernel accepts counts as read; it holds little unsent ([`Window`]), so that
-//! a slow client's progress shows in time. hyper's timeout for a head ([`HeadTimer`]) runs from the head's first byte, and
+//! [`io::ErrorKind::TimedOut`] ([`Pace`]). hyper's timeout for a head ([`HeadTimer`]) runs from the head's first byte, and
 //! the one between requests not before the answer is written.
 use super::{
     Limits, Metrics,
+    pace::Pace,
     socket::{Socket, Window, poll_send},
 };
 use crate::{connections::SharedPulse, hot::Sealed};
@@ -171,9 +171,9 @@ pub(super) struct Guarded<T> {
     linger: Option<(Instant, usize)>,
 }
 
-impl<T> Guarded<T> {
+impl<T: Socket> Guarded<T> {
     pub(super) fn new(io: T, course: Arc<Course>, metrics: Arc<Metrics>, peer: Option<IpAddr>) -> Self {
-        let pace = Pace::new(&course.limits);
+        let pace = Pace::new(course.limits.stall_window, course.limits.min_bytes_per_s);
         let (window, (ahead, alarm, linger)) = (Window::new(), Default::default());
         Self { io, ahead, course, metrics, peer, first_byte: true, pace, window, alarm, linger }
     }
@@ -187,7 +187,7 @@ impl<T> Guarded<T> {
     /// Ready once the client, for which a write waits, has used up its time.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.course.pulse.lock().blocked = true;
-        while let Some(deadline) = self.pace.deadline() {
+        while let Some(deadline) = self.pace.deadline(|| self.io.unacknowledged()) {
             ready!(self.poll_alarm(cx, deadline));
         }
         self.metrics.write_timeouts.fetch_add(1, Relaxed);
@@ -234,7 +234,7 @@ impl<T: Socket> AsyncWrite for Guarded<T> {
                 if let Some(bytes) = this.window.took(n as u64) {
                     this.io.hold(bytes);
                 }
-                let waited = this.pace.wrote(n, &this.course.limits);
+                let waited = this.pace.wrote(n as u64);
                 this.course.wrote(n as u64, waited);
                 Poll::Ready(Ok(n))
             }
@@ -251,8 +251,8 @@ impl<T: Socket> AsyncWrite for Guarded<T> {
         let Poll::Ready(flushed) = Pin::new(&mut this.io).poll_flush(cx) else {
             return this.poll_too_slow(cx).map(Err);
         };
-        if this.pace.blocked_since.is_some() {
-            let waited = this.pace.wrote(0, &this.course.limits);
+        if this.pace.is_blocked() {
+            let waited = this.pace.wrote(0);
             this.course.wrote(0, waited);
         }
         Poll::Ready(flushed)
@@ -284,40 +284,6 @@ impl<T: Socket> AsyncWrite for Guarded<T> {
             }
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-/// How many times [`Limits::stall_window`] a client that was fast may pause: a receiver with a full buffer, or a kernel
-/// with a full queue, shows no progress until a good part is free again. At the slowest pace that takes 90 seconds.
-const PATIENCE: u32 = 4;
-
-/// How fast the client reads. Its credit shrinks only while a write waits for it, so a slow disk does not count against it;
-/// what it reads adds the time that this may take at the slowest pace.
-struct Pace {
-    credit: Duration,
-    blocked_since: Option<Instant>,
-}
-
-impl Pace {
-    fn new(limits: &Limits) -> Self {
-        Self { credit: limits.stall_window, blocked_since: None }
-    }
-
-    /// Returns whether the write had to wait.
-    fn wrote(&mut self, n: usize, limits: &Limits) -> bool {
-        let waited = self.blocked_since.take().map(|since| since.elapsed());
-        let bought =
-            Duration::from_micros((n as u64).saturating_mul(1_000_000) / limits.min_bytes_per_s.max(1));
-        let left = self.credit.saturating_sub(waited.unwrap_or_default());
-        self.credit = (left + bought).min(limits.stall_window * PATIENCE);
-        waited.is_some()
-    }
-
-    /// Until when the waiting write may wait; `None` once that has passed.
-    fn deadline(&mut self) -> Option<Instant> {
-        let since = *self.blocked_since.get_or_insert_with(Instant::now);
-        let deadline = since + self.credit;
-        (Instant::now() < deadline).then_some(deadline)
     }
 }
 

@@ -1,5 +1,5 @@
 //! How an answer gets into the kernel: copied, or out of sealed memory by file and offset; and how much waits there.
-use super::UNSENT_BYTES;
+use super::{UNSENT_BYTES, send_queue};
 use crate::hot::Sealed;
 use std::{
     fs::File,
@@ -31,10 +31,19 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {
 
     /// Bounds what waits in the kernel and is not yet sent, bytes.
     fn hold(&self, _bytes: u32) {}
+
+    /// What waits in the kernel until the client says that it has it, bytes; `None`: cannot be told.
+    fn unacknowledged(&self) -> Option<u64> {
+        None
+    }
 }
 
 // What is encrypted has to be copied.
-impl Socket for TlsStream<TcpStream> {}
+impl Socket for TlsStream<TcpStream> {
+    fn unacknowledged(&self) -> Option<u64> {
+        self.get_ref().0.unacknowledged()
+    }
+}
 
 impl Socket for TcpStream {
     fn poll_send_file(
@@ -57,6 +66,10 @@ impl Socket for TcpStream {
     fn hold(&self, bytes: u32) {
         // Where it fails, the bound stays what it was.
         let _ = socket2::SockRef::from(self).set_tcp_notsent_lowat(bytes);
+    }
+
+    fn unacknowledged(&self) -> Option<u64> {
+        send_queue::len(self)
     }
 }
 
@@ -98,8 +111,6 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Half of it goes before the next write: a client that was fast and becomes slower than 9 kB a second may be taken
-    /// for one that reads nothing.
     const MOST: u32 = 16 * UNSENT_BYTES;
     /// Between two measurements, bytes.
     const STEP: u64 = 1 << 20;

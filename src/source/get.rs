@@ -9,7 +9,11 @@ use super::{
     redirects::{Allowed, RedirectFault},
     response::{self, Validator, WrongPart, cache_headers, date_s, range, retry_after_s, validator},
 };
-use crate::{clock, cvd::HEADER_BYTES, units::os};
+use crate::{
+    clock,
+    cvd::HEADER_BYTES,
+    units::{self, os},
+};
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::try_unfold};
 use reqwest::{
@@ -303,6 +307,10 @@ fn part(response: &Response, asked_from: Option<u64>) -> Result<Part, FetchError
 fn no_answer(error: &reqwest::Error, url: &Url) -> FetchError {
     if let Some(why) = cause::<RedirectFault>(error) {
         return FetchError::Redirect { url: url.to_string(), why: why.clone() };
+    }
+    let refused = cause::<std::io::Error>(error).and_then(std::io::Error::raw_os_error);
+    if let Some(source) = refused.map(std::io::Error::from_raw_os_error).filter(units::no_descriptor) {
+        return FetchError::NoDescriptor { url: url.to_string(), source };
     }
     match speaks_otherwise(error) {
         Some(why) => FetchError::WrongScheme { url: url.clone(), why },

@@ -240,6 +240,14 @@ pub enum FetchError {
         /// The chain of causes.
         why: String,
     },
+    /// This process has no file descriptor left for a connection.
+    #[error("{url}: {}", crate::units::os(source))]
+    NoDescriptor {
+        /// URL asked.
+        url: String,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// A directory entry that is no plain file.
     #[error("{}: {what}", path.display())]
     NotAFile {

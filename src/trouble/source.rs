@@ -38,6 +38,9 @@ impl From<&FetchError> for Trouble {
             FetchError::Unreachable { url, why } => {
                 Self::new(Kind::Unreachable, url).because(why).mend(reach(url))
             }
+            FetchError::NoDescriptor { .. } => {
+                Self::new(Kind::Unreachable, what).mend(super::store::DESCRIPTORS)
+            }
             FetchError::NotAFile { path, .. } => {
                 Self::new(Kind::NotAFile, what).mend(format!("put a plain file at {}", path.display()))
             }

@@ -1,6 +1,6 @@
 //! Trouble with the disk and the store.
 use super::{Trouble, TroubleKind};
-use crate::units::os;
+use crate::units::{no_descriptor, os};
 use cvdmirror_store::{Error, Finding, ObjectId, PackId, Severity};
 use std::{io, path::Path};
 
@@ -17,13 +17,14 @@ fn refused(what: String, path: &Path, source: &io::Error) -> Trouble {
     Trouble::new(TroubleKind::Disk, what).because(os(source)).mend(remedy(path, source))
 }
 
+/// What mends a lack of file descriptors.
+pub(super) const DESCRIPTORS: &str = "too few files may be open: raise the limit (LimitNOFILE=, ulimit -n)";
+
 /// What mends an answer of the operating system; empty where the answer says it itself.
 pub(super) fn remedy(path: &Path, error: &io::Error) -> String {
     use io::ErrorKind::{
         CrossesDevices, FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
     };
-    /// "Too many open files", on Linux and the BSDs: std has no kind for it.
-    const EMFILE: i32 = 24;
     let path = path.display();
     match error.kind() {
         StorageFull | QuotaExceeded => {
@@ -45,9 +46,7 @@ pub(super) fn remedy(path: &Path, error: &io::Error) -> String {
         FileTooLarge => {
             "the limit on the length of files is too low: raise it (LimitFSIZE=, ulimit -f)".into()
         }
-        _ if error.raw_os_error() == Some(EMFILE) => {
-            "too few files may be open: raise the limit (LimitNOFILE=, ulimit -n)".into()
-        }
+        _ if no_descriptor(error) => DESCRIPTORS.into(),
         _ => String::new(),
     }
 }

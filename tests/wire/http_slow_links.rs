@@ -75,6 +75,30 @@ async fn a_slow_reader_of_a_fast_link() {
     assert!(got.ends_with(&whole), "{} bytes", got.len());
 }
 
+/// While it was fast, the kernel was let queue megabytes for it; of those it then takes some all the time.
+#[tokio::test]
+async fn a_reader_that_was_fast_and_becomes_slow() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = noise(24 << 20, 5);
+    fill(dir.path(), &[("test-5.cvd", whole.clone())]);
+    let limits = Limits { stall_window: Duration::from_millis(500), ..Limits::default() };
+    let server = Server::over(dir, Aliases::Redirect, limits).await;
+    let mut client = server.connect().await;
+    socket2::SockRef::from(&client.0).set_recv_buffer_size(64 << 10).unwrap();
+    client.send(b"GET /test-5.cvd HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").await;
+    let mut got = vec![0; 16 << 20];
+    client.0.read_exact(&mut got).await.unwrap();
+    // 60 kB a second: the kernel takes nothing more from the server for longer than four windows.
+    let (mut some, mut pace) = (vec![0; 3000], tokio::time::interval(Duration::from_millis(50)));
+    for _ in 0..120 {
+        client.0.read_exact(&mut some).await.unwrap();
+        got.extend_from_slice(&some);
+        pace.tick().await;
+    }
+    client.0.read_to_end(&mut got).await.unwrap();
+    assert!(got.ends_with(&whole), "{} bytes", got.len());
+}
+
 #[test]
 fn a_link_of_2_kb_a_second() {
     downloads("a_link_of_2_kb_a_second", 2_000, 80_000);
