@@ -33,19 +33,26 @@ const HUGE: usize = 2 << 20;
 #[derive(Debug)]
 pub struct Sealed {
     file: File,
-    /// The addresses that are taken; `start` is the first that the file has.
-    taken: (NonNull<c_void>, usize),
-    start: NonNull<c_void>,
-    len: usize,
+    mapping: Mapping,
     /// So much from the start is filled, and is not written again.
     filled: AtomicUsize,
     sealed: AtomicBool,
 }
 
-// SAFETY: the mapping belongs to this value alone, is only read through it, and goes with it.
-unsafe impl Send for Sealed {}
-// SAFETY: as above; `part` gives out only what is filled, which nobody writes.
-unsafe impl Sync for Sealed {}
+/// Addresses whose bytes are the file's.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<c_void>,
+    len: usize,
+    /// The addresses that it takes in all.
+    taken: NonNull<c_void>,
+    room: usize,
+}
+
+// SAFETY: the addresses belong to this value alone, are only read through it, and go with it.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; `Sealed::part` gives out only what is filled, which nobody writes.
+unsafe impl Sync for Mapping {}
 
 /// Fills it: there is one.
 #[derive(Debug)]
@@ -61,40 +68,10 @@ impl Sealed {
             .or_else(|_| memfd_create(c"cvdmirror-hot", flags))?;
         let file = File::from(fd);
         file.set_len(len)?;
-        let (taken, start) = Self::map(&file, size)?;
+        let mapping = Mapping::new(&file, size)?;
         let (filled, sealed) = Default::default();
-        let memory = Arc::new(Self { file, taken, start, len: size, filled, sealed });
+        let memory = Arc::new(Self { file, mapping, filled, sealed });
         Ok((memory.clone(), Filler(memory)))
-    }
-
-    /// Maps the file; returns which addresses are taken for that, and where it begins.
-    fn map(file: &File, size: usize) -> io::Result<((NonNull<c_void>, usize), NonNull<c_void>)> {
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        let room = if size < HUGE { size } else { size.saturating_add(HUGE) };
-        // SAFETY: the kernel picks addresses where nothing is.
-        let taken = unsafe { mmap_anonymous(ptr::null_mut(), room, ProtFlags::empty(), flags) }?;
-        let start = taken.wrapping_byte_add(if size < HUGE { 0 } else { taken.align_offset(HUGE) });
-        // Private, since one that is shared counts as writable before Linux 6.7 and could not be sealed; as long as nobody
-        // writes to it the pages are the file's own.
-        // SAFETY: the addresses are those just taken, to which nothing refers. The file cannot shrink below `size`: only
-        // `file` refers to it, which is never truncated.
-        let mapped =
-            unsafe { mmap(start, size, ProtFlags::READ, MapFlags::PRIVATE | MapFlags::FIXED, file, 0) };
-        match (NonNull::new(taken), mapped.map(NonNull::new)) {
-            (Some(taken), Ok(Some(start))) => Ok(((taken, room), start)),
-            (_, failed) => {
-                // SAFETY: as above.
-                let _ = unsafe { munmap(taken, room) };
-                Err(failed.err().unwrap_or(Errno::NOMEM).into())
-            }
-        }
-    }
-
-    /// Has the kernel put the small pages together into huge ones where it can: sending out of small ones takes it three
-    /// times as long.
-    fn collapse(&self) {
-        // SAFETY: the addresses are the mapping's, and the bytes stay what they are.
-        let _ = unsafe { libc::madvise(self.start.as_ptr(), self.len, libc::MADV_COLLAPSE) };
     }
 
     /// Memory that holds these bytes, and the part that is all of it.
@@ -122,26 +99,50 @@ impl Sealed {
     /// Where in the file these bytes lie, if they are part of it and it is sealed. While it is being filled the kernel must
     /// not be given its pages: those that it still sends cannot be sealed.
     pub fn find(&self, bytes: &[u8]) -> Option<(&File, u64)> {
-        let offset = (bytes.as_ptr() as usize).checked_sub(self.start.as_ptr() as usize)?;
-        let within = offset.checked_add(bytes.len())? <= self.len;
+        let offset = (bytes.as_ptr() as usize).checked_sub(self.mapping.start.as_ptr() as usize)?;
+        let within = offset.checked_add(bytes.len())? <= self.mapping.len;
         (within && self.sealed.load(Acquire)).then_some((&self.file, offset as u64))
     }
 }
 
-impl Drop for Sealed {
+impl Mapping {
+    fn new(file: &File, len: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let (room, align) = if len < HUGE { (len, 1) } else { (len.saturating_add(HUGE), HUGE) };
+        // SAFETY: the kernel picks addresses where nothing is.
+        let taken = unsafe { mmap_anonymous(ptr::null_mut(), room, ProtFlags::empty(), flags) }?;
+        let taken = NonNull::new(taken).ok_or(Errno::NOMEM)?;
+        let start = taken.map_addr(|addr| addr.saturating_add(taken.as_ptr().align_offset(align)));
+        let mapping = Self { start, len, taken, room };
+        // Private, since one that is shared counts as writable before Linux 6.7 and could not be sealed; as long as nobody
+        // writes to it the pages are the file's own.
+        // SAFETY: the addresses are those just taken, to which nothing refers. The file cannot shrink: only this module
+        // has it, which never truncates it.
+        unsafe { mmap(start.as_ptr(), len, ProtFlags::READ, MapFlags::PRIVATE | MapFlags::FIXED, file, 0) }?;
+        Ok(mapping)
+    }
+
+    /// Has the kernel put the small pages together into huge ones where it can: sending out of small ones takes it three
+    /// times as long.
+    fn collapse(&self) {
+        // SAFETY: the addresses are the mapping's, and the bytes stay what they are.
+        let _ = unsafe { libc::madvise(self.start.as_ptr(), self.len, libc::MADV_COLLAPSE) };
+    }
+}
+
+impl Drop for Mapping {
     fn drop(&mut self) {
-        let (taken, room) = self.taken;
-        // SAFETY: the mapping of `new`, to which nothing refers any more: every `Part` holds an `Arc` of this.
-        let _ = unsafe { munmap(taken.as_ptr(), room) };
+        // SAFETY: nothing refers to these addresses any more: every `Part` holds an `Arc` of what this is part of.
+        let _ = unsafe { munmap(self.taken.as_ptr(), self.room) };
     }
 }
 
 impl Filler {
     /// Adds bytes at the end of what is filled.
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Sealed { file, len, filled, .. } = &*self.0;
+        let Sealed { file, mapping, filled, .. } = &*self.0;
         let at = filled.load(Acquire);
-        let end = at.checked_add(bytes.len()).filter(|end| end <= len);
+        let end = at.checked_add(bytes.len()).filter(|end| *end <= mapping.len);
         let end = end.ok_or(io::ErrorKind::FileTooLarge)?;
         file.write_all_at(bytes, at as u64)?;
         filled.store(end, Release);
@@ -150,13 +151,13 @@ impl Filler {
 
     /// Seals it once it is full.
     pub(super) fn seal(self) -> io::Result<()> {
-        let Sealed { file, len, filled, sealed, .. } = &*self.0;
-        if filled.load(Acquire) != *len {
+        let Sealed { file, mapping, filled, sealed, .. } = &*self.0;
+        if filled.load(Acquire) != mapping.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         fcntl_add_seals(file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
         // Before the kernel is given any page to send: those on their way cannot be moved.
-        self.0.collapse();
+        mapping.collapse();
         sealed.store(true, Release);
         Ok(())
     }
@@ -173,7 +174,8 @@ impl AsRef<[u8]> for Part {
         // SAFETY: `Sealed::part` made the range: it lies in the mapping, which lives as long as `of`, and is filled, so
         // that nobody writes there.
         unsafe {
-            slice::from_raw_parts(self.of.start.as_ptr().cast::<u8>().add(self.range.start), self.range.len())
+            let start = self.of.mapping.start.as_ptr().cast::<u8>();
+            slice::from_raw_parts(start.add(self.range.start), self.range.len())
         }
     }
 }
