@@ -1,4 +1,5 @@
 //! A LAN mirror of ClamAV's databases that no cache can make lie.
+pub mod ca;
 pub mod cli;
 mod client_config;
 mod client_lines;

@@ -8,7 +8,7 @@ use crate::{
     dns,
     hot::HotSet,
     http::{self, AccessLog, Limits, Listeners, Metrics, Site, Tls, TlsError},
-    mirror::{DataDir, Handle, Mirror, OpenError, Settings, Verifier, data_dir::Lock},
+    mirror::{DataDir, Handle, Mirror, OpenError, Settings, Verifier, data_dir::Lock, verify::site_in},
     notify,
     source::{
         Activity, ClientError, FetchLimits, Intake, Progress, Source,
@@ -163,11 +163,13 @@ pub(crate) fn open(
         backfill: config.backfill,
         retention: config.retention.clone(),
         publish_cld: config.publish_cld,
+        site_ca: config.site_ca.clone(),
         source,
         verifier: Verifier {
             keys: config.trust_keys.clone(),
             limits: crate::cvd::Limits::default(),
             anchors: None,
+            site: site_in(config.site_ca.as_deref(), &config.trust_keys),
             clock: clock.clone(),
         },
         certs_dir: config.certs_dir.clone(),

@@ -1,6 +1,7 @@
 //! The command line: one small file a command, and the only place that words errors for people.
 //!
 //! Exit codes: 0 done; 1 findings, or something could not be done; 2 usage or configuration.
+mod ca;
 mod client_config;
 mod doctor;
 mod generate;
@@ -68,6 +69,9 @@ enum Command {
     /// Looks into the store, beside a running server too
     #[command(subcommand)]
     Store(store::StoreCommand),
+    /// Makes a site's own CA, and sign files of it
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Checks CVD, CDIFF, CLD and sign files offline
     Verify {
         /// Files to check
@@ -163,6 +167,7 @@ pub fn run() -> ExitCode {
         Command::Status { json, clients: true, check: None } => status::clients(&config, json),
         Command::Status { json, check, .. } => status::run(&config, ui, json, check),
         Command::Store(command) => store::run(&config, ui, command),
+        Command::Ca(command) => ca::run(&config, ui, &command),
         Command::Verify { files, json } => verify::run(&config, ui, &files, json),
         Command::Doctor { clamd_conf: Some(file), json, .. } => doctor::run_clamd(&config, ui, &file, json),
         Command::Doctor { freshclam_conf, json, .. } => {

@@ -45,11 +45,7 @@ pub(super) fn run(config: &Config, ui: Ui, files: &[PathBuf], json: bool) -> Out
 
 fn inspect(config: &Config, path: &Path, anchors: Option<&Anchors>) -> io::Result<Inspection> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    // A sign file stands beside what it signs.
-    let mut signed = path
-        .to_str()
-        .and_then(|text| text.strip_suffix(".sign"))
-        .and_then(|beside| open(Path::new(beside)).ok());
+    let mut signed = signed_by(path);
     let inspector = Inspector {
         keys: &config.trust_keys,
         limits: &Limits::default(),
@@ -58,6 +54,14 @@ fn inspect(config: &Config, path: &Path, anchors: Option<&Anchors>) -> io::Resul
         now_s: epoch_s(),
     };
     inspector.inspect(&name, open(path)?)
+}
+
+/// What a sign file signs stands beside it; in a client's directory without the version in its name.
+fn signed_by(path: &Path) -> Option<BufReader<File>> {
+    let beside = path.to_str()?.strip_suffix(".sign")?;
+    let (stem, suffix) = beside.rsplit_once('.')?;
+    let bare = || Some(format!("{}.{suffix}", stem.rsplit_once('-')?.0));
+    open(Path::new(beside)).ok().or_else(|| open(Path::new(&bare()?)).ok())
 }
 
 /// Opens a plain file, or the target of a link; reading anything else (a FIFO, a device) might block or never end.

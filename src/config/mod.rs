@@ -5,6 +5,7 @@
 //! where, and what to write.
 mod error;
 mod file;
+mod given;
 mod logs;
 mod pull;
 mod settings;
@@ -25,9 +26,9 @@ use crate::{
     },
 };
 use clap::{Arg, ArgMatches, parser::ValueSource};
+use given::Given;
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -102,6 +103,8 @@ pub struct Config {
     pub aliases: Aliases,
     /// Whether CLDs are made and published.
     pub publish_cld: bool,
+    /// The directory of the CA whose signer signs them.
+    pub site_ca: Option<PathBuf>,
     /// CDIFFs fetched at first that lead to the newest CVD.
     pub backfill: u32,
     /// What is kept, and for how long.
@@ -283,6 +286,11 @@ impl Config {
             s.parse().map_err(|_| "is no database name; write letters, digits and _, as in daily".into())
         })?;
         let nameserver = get.optional("nameserver", value::nameserver)?;
+        let publish_cld = get.required("publish_cld", value::switch)?;
+        let site_ca = get.optional("site_ca", value::path)?;
+        if site_ca.is_some() && !publish_cld {
+            return missing("publish_cld", "site_ca is, which signs CLDs alone; set both or neither");
+        }
         let tool = if let SourceSpec::Downloader(tool) = source { tool } else { Tool::Freshclam };
         let path = match tool {
             Tool::Freshclam => "freshclam_path",
@@ -319,7 +327,8 @@ impl Config {
                 "direct" => Ok(Aliases::Direct),
                 _ => Err("is neither redirect nor direct".into()),
             })?,
-            publish_cld: get.required("publish_cld", value::switch)?,
+            publish_cld,
+            site_ca,
             backfill: get.required("backfill", |s| value::count(s, 1000))?,
             retention,
             max_age: get.required("max_age", |s| value::duration(s, YEAR))?,
@@ -366,7 +375,8 @@ impl Config {
             SourceSpec::Directory(path) => Some(path),
             SourceSpec::Http(_) | SourceSpec::Downloader(_) => None,
         };
-        let named = [("source", source), ("certs_dir", self.certs_dir.as_ref())];
+        let named =
+            [("source", source), ("certs_dir", self.certs_dir.as_ref()), ("site_ca", self.site_ca.as_ref())];
         let unread = |(key, path): (&str, Option<&PathBuf>)| {
             let (path, e) = path.and_then(|path| Some((path, std::fs::read_dir(path).err()?)))?;
             Some(format!("{key}: {}: {e}; write a directory that can be read", path.display()))
@@ -423,62 +433,6 @@ impl Config {
             let _ = writeln!(text, "{} = {}  # {origin}", setting.key, setting.written(&values));
         }
         text
-    }
-}
-
-/// Reads settings out of what was given.
-struct Given<'a> {
-    given: &'a BTreeMap<&'static str, (Vec<String>, Origin)>,
-    /// The file of those that came from one.
-    file: Option<PathBuf>,
-}
-
-impl Given<'_> {
-    fn all<T>(
-        &self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, ValueError>,
-    ) -> Result<Vec<T>, ConfigError> {
-        let Some((values, origin)) = self.given.get(key) else { return Ok(Vec::new()) };
-        values
-            .iter()
-            .map(|value| {
-                parse(value).map_err(|why| ConfigError::Value {
-                    key,
-                    value: value::shown(key, value),
-                    origin: *origin,
-                    file: self.file.clone(),
-                    why,
-                })
-            })
-            .collect()
-    }
-
-    /// Addresses, none of them twice but for port 0, which takes another port each time.
-    fn addresses(&self, key: &'static str) -> Result<Vec<SocketAddr>, ConfigError> {
-        let seen = RefCell::new(BTreeSet::new());
-        self.all(key, |text| match value::socket(text)? {
-            address if address.port() != 0 && !seen.borrow_mut().insert(address) => {
-                Err("is given twice; write it once".into())
-            }
-            address => Ok(address),
-        })
-    }
-
-    fn optional<T>(
-        &self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, ValueError>,
-    ) -> Result<Option<T>, ConfigError> {
-        Ok(self.all(key, parse)?.pop())
-    }
-
-    fn required<T>(
-        &self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, ValueError>,
-    ) -> Result<T, ConfigError> {
-        self.optional(key, parse)?.ok_or(ConfigError::Missing { key, why: "has no default" })
     }
 }
 

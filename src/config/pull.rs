@@ -17,6 +17,8 @@ pub struct PullConfig {
     pub interval: Option<Duration>,
     /// The form in which databases are installed, if it is to be another than the one that is held.
     pub form: Option<Form>,
+    /// Certificates of the CA that must have signed what is installed.
+    pub ca: Option<PathBuf>,
     /// Who is told.
     pub clamd: Option<Address>,
     /// Longest that clamd may take to load.
@@ -38,15 +40,22 @@ impl PullConfig {
             false => Err("is no name of 1 to 64 letters, digits, dots, underscores and hyphens".into()),
         })?;
         let label = label.unwrap_or_else(own_label);
+        let form = get.optional("as", |s| match s {
+            "cvd" => Ok(Form::Cvd),
+            "cld" => Ok(Form::Cld),
+            _ => Err("is neither cvd nor cld".into()),
+        })?;
+        let ca = get.optional("ca", value::path)?;
+        if ca.is_some() && form != Some(Form::Cld) {
+            let why = "ca is, and a site's CA signs CLDs alone: write as = \"cld\", or --as cld, as well";
+            return Err(ConfigError::Missing { key: "as = \"cld\"", why });
+        }
         Ok(Self {
             from: get.optional("from", value::mirror)?,
             into: get.required("into", value::path)?,
             interval: interval.filter(|_| !once),
-            form: get.optional("as", |s| match s {
-                "cvd" => Ok(Form::Cvd),
-                "cld" => Ok(Form::Cld),
-                _ => Err("is neither cvd nor cld".into()),
-            })?,
+            form,
+            ca,
             clamd: get.required("clamd", |s| match s {
                 "none" => Ok(None),
                 s => Address::parse(s).map(Some).ok_or_else(|| {

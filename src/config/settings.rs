@@ -172,6 +172,12 @@ pub const SETTINGS: &[Setting] = &[
         "Makes a CLD of each newest CVD, and serves it as /<db>-<N>.cld and /<db>.cld, which freshclam prefers",
     ),
     one(
+        "site_ca",
+        "DIR",
+        "",
+        "The CA made by `ca init` whose signer signs these CLDs: /<db>-<N>.cld.sign, for `pull --ca`",
+    ),
+    one(
         "hot_memory",
         "SIZE",
         "512M",
@@ -184,6 +190,15 @@ pub const SETTINGS: &[Setting] = &[
     of(
         "pull",
         one("as", "cvd|cld", "", "The form in which databases are installed [default: the one held, or cvd]"),
+    ),
+    of(
+        "pull",
+        one(
+            "ca",
+            "FILE",
+            "",
+            "Certificate of the site's CA, which must have signed each CLD (with --as cld)",
+        ),
     ),
     of("pull", one("clamd", "SOCKET|HOST:PORT|none", "none", "The clamd that is to load what was installed")),
     of("pull", one("clamd_timeout", "TIME", "5m", "Longest that clamd may take to load")),

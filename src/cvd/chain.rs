@@ -116,6 +116,22 @@ impl Anchors {
         self.0.is_empty()
     }
 
+    /// Whether one of these has issued a certificate, in force or not.
+    pub(super) fn issued(&self, certificate: &Certificate) -> bool {
+        let did = |issuer: &Certificate| {
+            may_have_issued(issuer, certificate) && check_issued(issuer, certificate).is_ok()
+        };
+        self.0.iter().any(did)
+    }
+
+    /// When each ends, epoch seconds, and its subject.
+    pub fn ends(&self) -> impl Iterator<Item = (u64, String)> {
+        self.0.iter().map(|certificate| {
+            let tbs = certificate.tbs_certificate();
+            (tbs.validity().not_after.to_unix_duration().as_secs(), tbs.subject().to_string())
+        })
+    }
+
     /// Those that are not valid at `now_s` (epoch), and why.
     pub fn invalid_at(&self, now_s: u64) -> Vec<ChainError> {
         let check = |certificate: &Certificate| {

@@ -28,7 +28,7 @@ pub mod verify;
 mod zlib;
 
 pub use cdiff::{Cdiff, Patch};
-pub use chain::{AnchorError, Anchors};
+pub use chain::{AnchorError, Anchors, ChainError, ChainRule};
 pub use error::VerifyError;
 pub use header::{HEADER_BYTES, Header, HeaderError};
 pub use info::{Info, Member};
@@ -36,6 +36,7 @@ pub use limits::Limits;
 pub use name::{Database, FileKind, FileName, NameError};
 pub use rebuild::{Rebuild, RebuildError, check_cld};
 pub use sign_file::SignFile;
+pub use sign_verify::SignError;
 pub use signature::{PublicKey, TrustKeys};
 pub use txt_record::{CurrentRecord, DatabaseRecord};
 pub use verify::{

@@ -91,6 +91,10 @@ impl FileName {
     pub fn cld(&self) -> String {
         format!("{}-{}.cld", self.database, self.version)
     }
+    /// The name of that one's sign file, which only a site's own CA makes.
+    pub fn cld_sign(&self) -> String {
+        format!("{}.sign", self.cld())
+    }
     /// The name of the CVD of the version that the name of a CLD names.
     pub fn of_cld(name: &str) -> Option<Self> {
         format!("{}.cvd", name.strip_suffix(".cld")?).parse().ok()

@@ -6,6 +6,8 @@ use super::header;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 const MAGIC: &str = "#clamsign-1.0";
+/// The functionality level of ClamAV 1.5, the first that knows sign files.
+const FIRST_LEVEL: u32 = 230;
 
 /// A well-formed sign file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +45,11 @@ pub enum SignFileError {
 }
 
 impl SignFile {
+    /// A whole sign file with one signature, as Talos' are: for every engine that knows sign files.
+    pub fn text(pkcs7: &[u8]) -> String {
+        format!("{MAGIC}\n{FIRST_LEVEL}::pkcs7-pem:{}\n", STANDARD.encode(pkcs7))
+    }
+
     /// Parses a whole sign file.
     pub fn parse(bytes: &[u8]) -> Result<Self, SignFileError> {
         // No carriage returns: readers differ on whether they belong to a newline.

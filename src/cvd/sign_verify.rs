@@ -5,7 +5,7 @@
 //! large file need not be held in memory to check a signature over it.
 use super::{
     chain::{self, Anchors, ChainError, Hash},
-    sign_file::{SignFile, SignFileError},
+    sign_file::{SignFile, SignFileError, Signature},
 };
 use cms::{
     cert::{CertificateChoices, x509::Certificate},
@@ -81,25 +81,39 @@ pub(super) fn check_signed(sign: &SignFile, signed: impl Read) -> Result<Signers
     Ok(Signers(signers))
 }
 
-fn check_pkcs7(pkcs7: &[u8], digests: &Digests, signers: &mut Vec<Signer>) -> Result<(), SignError> {
+impl SignFile {
+    /// Whether one of these certificates issued a certificate that it carries; its signatures need not hold, nor what it
+    /// signs be at hand.
+    pub fn is_under(&self, anchors: &Anchors) -> bool {
+        let carries = |signature: &Signature| {
+            signed_data(&signature.pkcs7).is_ok_and(|data| certificates(&data).any(|one| anchors.issued(one)))
+        };
+        self.signatures.iter().any(carries)
+    }
+}
+
+fn signed_data(pkcs7: &[u8]) -> Result<SignedData, SignError> {
     let outer = ContentInfo::from_der(pkcs7)?;
     if outer.content_type != rfc5911::ID_SIGNED_DATA {
         return Err(SignError::NotDetached);
     }
-    let data: SignedData = outer.content.decode_as()?;
+    Ok(outer.content.decode_as()?)
+}
+
+fn certificates(data: &SignedData) -> impl Iterator<Item = &Certificate> {
+    data.certificates.iter().flat_map(|set| set.0.iter()).filter_map(|choice| match choice {
+        CertificateChoices::Certificate(certificate) => Some(certificate),
+        CertificateChoices::Other(_) => None,
+    })
+}
+
+fn check_pkcs7(pkcs7: &[u8], digests: &Digests, signers: &mut Vec<Signer>) -> Result<(), SignError> {
+    let data = signed_data(pkcs7)?;
     if data.encap_content_info.econtent_type != rfc5911::ID_DATA || data.encap_content_info.econtent.is_some()
     {
         return Err(SignError::NotDetached);
     }
-    let bundle: Rc<[Certificate]> = data
-        .certificates
-        .iter()
-        .flat_map(|set| set.0.iter())
-        .filter_map(|choice| match choice {
-            CertificateChoices::Certificate(certificate) => Some(certificate.clone()),
-            CertificateChoices::Other(_) => None,
-        })
-        .collect();
+    let bundle: Rc<[Certificate]> = certificates(&data).cloned().collect();
     if data.signer_infos.0.is_empty() {
         return Err(SignError::NoSigner);
     }

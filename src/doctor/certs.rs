@@ -36,7 +36,7 @@ pub(super) fn check(config: &Config) -> Check {
                 CertsError::Certificate { path, .. } => {
                     format!("put a certificate in PEM into {}, or move it away", path.display())
                 }
-                CertsError::Read { .. } | CertsError::None { .. } => USUAL.into(),
+                CertsError::Read { .. } | CertsError::Bare { .. } | CertsError::None { .. } => USUAL.into(),
             };
             check.find(e.to_string(), WHY, fix);
         }

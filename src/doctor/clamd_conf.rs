@@ -150,6 +150,7 @@ mod tests {
             into: "/var/lib/clamav".into(),
             interval: None,
             form: None,
+            ca: None,
             clamd: clamd.map(|text| Address::parse(text).unwrap()),
             clamd_timeout: std::time::Duration::from_secs(1),
             allow_older: false,

@@ -8,6 +8,7 @@ mod clamd_conf;
 mod data_dir;
 mod freshclam_conf;
 mod ports;
+mod site_ca;
 mod source;
 mod tls;
 
@@ -100,6 +101,7 @@ pub async fn examine(config: &Config, client: Option<ClientConf<'_>>) -> Report 
         certs::check(config),
     ];
     checks.extend(tls::check(config));
+    checks.extend(site_ca::check(config));
     if let Some(conf) = client {
         checks.push(freshclam_conf::check(conf, &freshclam_conf::Mirror::new(config)));
     }
@@ -108,7 +110,9 @@ pub async fn examine(config: &Config, client: Option<ClientConf<'_>>) -> Report 
 
 /// Looks at a client whose databases `pull` keeps: its clamd, and what else runs on this machine.
 pub fn examine_clamd(config: &Config, conf: ClientConf<'_>) -> Report {
-    Report { checks: vec![clamd_conf::check(conf, &config.pull, &clamd_conf::Machine::look())] }
+    let mut checks = vec![clamd_conf::check(conf, &config.pull, &clamd_conf::Machine::look())];
+    checks.extend(site_ca::check_client(config));
+    Report { checks }
 }
 
 impl fmt::Display for Report {

@@ -38,6 +38,7 @@ use std::{
 
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 const REVALIDATE: &str = "no-cache";
+const OBJECT: &str = "application/octet-stream";
 
 /// Answers a request.
 pub(super) async fn answer<B>(site: &Arc<Site>, line: &Line, mut request: Request<B>) -> Response<Body>
@@ -240,8 +241,13 @@ fn find(site: &Site, standing: &Standing, target: Target, headers: &HeaderMap) -
             let files = snapshot.files.values().map(|record| (record, &snapshot.view));
             let clds = standing.clds().map(|(_, record, view)| (record, view));
             let found = files.chain(clds).find(|(record, _)| record.object == id);
-            let (record, view) = found.ok_or(Refusal::Unknown)?;
-            Found::object(None, record, view, FOR_EVER)
+            match found {
+                Some((record, view)) => Found::object(None, record, view, FOR_EVER),
+                None => {
+                    let sign = standing.cld_signs().find(|(_, sign)| sign.object == id);
+                    Found::page(sign.ok_or(Refusal::Unknown)?.1.content.clone(), OBJECT, FOR_EVER)
+                }
+            }
         }
         Target::Alias(database) => {
             let published = snapshot.databases.get(&database).ok_or(Refusal::Unknown)?;
@@ -249,6 +255,11 @@ fn find(site: &Site, standing: &Standing, target: Target, headers: &HeaderMap) -
         }
         Target::AliasAt(name) => return alias(site, snapshot, name),
         Target::Cld(cvd) => cld(standing, cvd, FOR_EVER)?,
+        Target::CldSign(cvd) => {
+            let sign = standing.cld_signs().find(|(of, _)| **of == cvd).ok_or(Refusal::Unknown)?;
+            // Its signer is renewed now and then, and it with it.
+            Found::page(sign.1.content.clone(), OBJECT, REVALIDATE)
+        }
         Target::CldAlias(database) => {
             // Never an older one: who asks for it would not ask for the CVD any more.
             let published = snapshot.databases.get(&database).ok_or(Refusal::Unknown)?;
@@ -327,7 +338,7 @@ impl Found {
             status: StatusCode::OK,
             file,
             content: Content::Object { view: view.clone(), id: record.object, size: record.size },
-            content_type: "application/octet-stream",
+            content_type: OBJECT,
             cache,
             policy: None,
             validators: Some(Validators {

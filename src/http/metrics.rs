@@ -58,6 +58,7 @@ impl Kind {
                 FileKind::CvdSign | FileKind::CdiffSign => Self::Sign,
             },
             Target::Cld(_) => Self::Cld,
+            Target::CldSign(_) => Self::Sign,
             Target::Alias(_) | Target::AliasAt(_) | Target::CldAlias(_) => Self::Alias,
             Target::Object(_) => Self::Object,
             Target::Metrics => Self::Metrics,

@@ -71,15 +71,22 @@ pub(super) fn index(standing: &Standing) -> Result<Vec<u8>, serde_json::Error> {
         entry.confirmed_at_s = published.confirmed_at_s;
         entry.confirmed_at = rfc_3339(published.confirmed_at_s);
     }
-    let files = snapshot.files.iter().map(|(name, record)| (name, name.to_string(), record));
-    let clds = standing.clds().map(|(cvd, record, _)| (cvd, cvd.cld(), record));
-    for (file, name, record) in files.chain(clds) {
+    let files = snapshot
+        .files
+        .iter()
+        .map(|(name, record)| (name, name.to_string(), record.object, record.size, record.modified_s));
+    let clds = standing
+        .clds()
+        .map(|(cvd, record, _)| (cvd, cvd.cld(), record.object, record.size, record.modified_s));
+    let signs =
+        standing.cld_signs().map(|(cvd, s)| (cvd, cvd.cld_sign(), s.object, s.content.len() as u64, None));
+    for (file, name, object, size, modified_s) in files.chain(clds).chain(signs) {
         databases.entry(file.database.as_str()).or_default().files.push(FileEntry {
             name,
-            hash: record.object.to_string(),
-            size: record.size,
-            modified_s: record.modified_s,
-            modified: rfc_3339(record.modified_s),
+            hash: object.to_string(),
+            size,
+            modified_s,
+            modified: rfc_3339(modified_s),
         });
     }
     let index = Index {

@@ -19,6 +19,8 @@ pub(super) enum Target {
     AliasAt(FileName),
     /// `/<db>-<N>.cld`, by the CVD of that version.
     Cld(FileName),
+    /// `/<db>-<N>.cld.sign`, by the same.
+    CldSign(FileName),
     /// `/<db>.cld`: that of the newest CVD.
     CldAlias(Database),
     /// `/objects/<blake3 hex>`.
@@ -86,6 +88,9 @@ fn named(path: &str, query: Option<&str>) -> Option<Target> {
         let alias = || stem.parse().ok().filter(|_| query.is_none()).map(Target::CldAlias);
         return FileName::of_cld(path).map(Target::Cld).or_else(alias);
     }
+    if let Some(cld) = path.strip_suffix(".sign").filter(|cld| cld.ends_with(".cld")) {
+        return FileName::of_cld(cld).map(Target::CldSign);
+    }
     let database: Database = path.strip_suffix(".cvd")?.parse().ok()?;
     let version = query.and_then(|q| q.split('&').find_map(|pair| pair.strip_prefix("version=")));
     match version {
@@ -118,6 +123,7 @@ mod tests {
         assert_eq!(parse("/daily.cvd?version=7"), Ok(Target::AliasAt(file("daily-7.cvd"))));
         assert_eq!(parse("/daily.cvd?x=1&version=7"), Ok(Target::AliasAt(file("daily-7.cvd"))));
         assert_eq!(parse("/daily-7.cld"), Ok(Target::Cld(file("daily-7.cvd"))));
+        assert_eq!(parse("/daily-7.cld.sign"), Ok(Target::CldSign(file("daily-7.cvd"))));
         assert_eq!(parse("/daily.cld"), Ok(Target::CldAlias("daily".parse().unwrap())));
         let id = cvdmirror_store::Hasher::new().finish();
         assert_eq!(parse(&format!("/objects/{id}")), Ok(Target::Object(id)));
@@ -142,7 +148,9 @@ mod tests {
         for path in [
             "/daily.cld?version=7",
             "/daily-0.cld",
-            "/daily-7.cld.sign",
+            "/daily.cld.sign",
+            "/daily-0.cld.sign",
+            "/daily-7.cld.sign.sign",
             "/daily",
             "/daily.cvd/",
             "//daily.cvd",

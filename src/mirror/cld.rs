@@ -5,6 +5,7 @@
 //! retention, sync or backup of the store knows of them: what is lost is made anew, byte for byte.
 use super::{
     DataDir, Verifier,
+    cld_sign::{CldSign, CldSigner},
     holdings::Holdings,
     reading::{self, Reading, Unheld},
 };
@@ -28,6 +29,8 @@ pub struct Clds {
     /// By the CVD each is made from.
     files: BTreeMap<FileName, NameRecord>,
     view: Option<Arc<View>>,
+    /// Their sign files, where the site has a CA.
+    signs: BTreeMap<FileName, CldSign>,
 }
 
 impl Clds {
@@ -35,6 +38,11 @@ impl Clds {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&FileName, &NameRecord, &Arc<View>)> {
         let all = self.view.iter().flat_map(|view| self.files.iter().map(move |file| (file, view)));
         all.map(|((cvd, record), view)| (cvd, record, view))
+    }
+
+    /// The sign file of each, with the CVD that the CLD is made from.
+    pub(super) fn signs(&self) -> impl Iterator<Item = (&FileName, &CldSign)> {
+        self.signs.iter()
     }
 }
 
@@ -57,13 +65,14 @@ pub(super) struct CldMaker {
     dir: DataDir,
     /// Opened when it is first needed, so that a start does not wait until everything is read back.
     store: Option<Store>,
+    signer: Option<CldSigner>,
 }
 
 impl CldMaker {
-    /// With `publish`, begins with what lies there; without, none is kept.
-    pub(super) fn new(dir: &DataDir, publish: bool) -> Option<Self> {
+    /// With `publish`, begins with what lies there; without, none is kept. The signer of the CA in `site_ca` signs them.
+    pub(super) fn new(dir: &DataDir, publish: bool, site_ca: Option<PathBuf>) -> Option<Self> {
         if publish {
-            return Some(Self { dir: dir.clone(), store: None });
+            return Some(Self { dir: dir.clone(), store: None, signer: site_ca.map(CldSigner::new) });
         }
         if let Err(e) = fs::remove_dir_all(dir.cld())
             && e.kind() != io::ErrorKind::NotFound
@@ -104,7 +113,16 @@ impl CldMaker {
         }
         let view = store.view();
         let named = view.names().filter_map(|(name, record)| Some((FileName::of_cld(name)?, record.clone())));
-        (Clds { files: named.collect(), view: Some(view.clone()) }, troubles)
+        let files = named.collect();
+        let now_s = holdings.clock.epoch_s();
+        let signs = self.signer.as_mut().map(|signer| signer.follow(&files, &view, now_s)).transpose();
+        let signs = signs.unwrap_or_else(|e| {
+            let trouble = Trouble::unsigned_clds(&e);
+            tracing::warn!("{trouble}");
+            troubles.push(trouble);
+            None
+        });
+        (Clds { files, view: Some(view), signs: signs.unwrap_or_default() }, troubles)
     }
 
     /// Lets a pack go, of which something was found corrupt; says whether it is one of these.

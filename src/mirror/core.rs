@@ -70,6 +70,8 @@ pub struct Settings {
     pub retention: Retention,
     /// Whether CLDs are made and published.
     pub publish_cld: bool,
+    /// The directory of the CA whose signer signs them.
+    pub site_ca: Option<PathBuf>,
     /// Where files come from.
     pub source: Source,
     /// What makes a file fit to be stored.
@@ -115,7 +117,7 @@ impl Mirror {
         stopped: watch::Receiver<bool>,
     ) -> Result<(Self, Handle), OpenError> {
         let Settings { databases, backfill, retention, source, verifier, certs_dir, .. } = settings;
-        let Settings { max_age, max_build_age_s, activity, clock, publish_cld, .. } = settings;
+        let Settings { max_age, max_build_age_s, activity, clock, publish_cld, site_ca, .. } = settings;
         let trust = Trust::new(verifier, certs_dir);
         let record = Record::new(state.history()?.plausible(clock.epoch_s()));
         let holdings = Holdings::open(dir, state, trust, &databases, clock.clone())?;
@@ -128,7 +130,7 @@ impl Mirror {
             source: Arc::new(source),
             signs: Asked::default(),
             backfill,
-            cld_maker: CldMaker::new(dir, publish_cld),
+            cld_maker: CldMaker::new(dir, publish_cld, site_ca),
             clds: Arc::default(),
             due: None,
             retention,

@@ -3,6 +3,7 @@
 //! ```text
 //! DATA_DIR/store/       sealed packs: the backup unit
 //! DATA_DIR/cld/         packs of CLDs, with publish_cld: what is lost is made anew
+//! DATA_DIR/ca/          the site's own CA, where it is kept here
 //! DATA_DIR/tmp/         packs being built; emptied at start
 //! DATA_DIR/state.redb   what may be lost
 //! DATA_DIR/lock         held by the one server or sync
@@ -47,6 +48,11 @@ impl DataDir {
     /// Packs of CLDs.
     pub fn cld(&self) -> PathBuf {
         self.root.join("cld")
+    }
+
+    /// The site's own CA.
+    pub fn ca(&self) -> PathBuf {
+        self.root.join("ca")
     }
 
     /// Files being built.

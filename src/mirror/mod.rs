@@ -12,6 +12,7 @@ mod advert;
 mod asked;
 mod bench;
 pub mod cld;
+pub mod cld_sign;
 pub mod copies;
 mod core;
 pub mod counters;

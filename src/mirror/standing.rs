@@ -1,7 +1,9 @@
 //! Where the mirror stands at one moment: the one immutable value that HTTP, DNS, control and notify read.
 //!
 //! It holds facts, not verdicts: what is fresh now depends on the time at which it is asked.
-use super::{History, Published, Snapshot, cld::Clds, counters::Counters, memory::DatabaseState};
+use super::{
+    History, Published, Snapshot, cld::Clds, cld_sign::CldSign, counters::Counters, memory::DatabaseState,
+};
 use crate::{
     clock::Clock,
     cvd::{Database, FileKind, FileName},
@@ -93,6 +95,11 @@ impl Standing {
     /// The CLDs that are published, each with the CVD it is made from and the packs that hold it.
     pub fn clds(&self) -> impl Iterator<Item = (&FileName, &NameRecord, &Arc<View>)> {
         self.clds.iter().filter(|(cvd, ..)| self.snapshot.files.contains_key(*cvd))
+    }
+
+    /// The sign files of these, each with the CVD that its CLD is made from.
+    pub fn cld_signs(&self) -> impl Iterator<Item = (&FileName, &CldSign)> {
+        self.clds.signs().filter(|(cvd, _)| self.snapshot.files.contains_key(*cvd))
     }
 
     /// By this clock from now on.

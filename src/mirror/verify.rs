@@ -4,6 +4,7 @@ use super::{
     reading::{Reading, Unheld},
 };
 use crate::{
+    ca,
     clock::Clock,
     cvd::{self, AnchorError, Anchors, Cdiff, FileKind, FileName, NameError, TrustKeys, VerifyError},
     trouble::Trouble,
@@ -27,6 +28,8 @@ pub struct Verifier {
     pub limits: cvd::Limits,
     /// CA certificates that the signers of sign files must lead to; `None`: anybody may have signed, but for that file.
     pub anchors: Option<Anchors>,
+    /// The site's own CA, whose sign files are not taken: clients would refuse a Talos CVD with one.
+    pub site: Option<Anchors>,
     /// By which the validity of certificates is judged.
     pub clock: Clock,
 }
@@ -46,6 +49,9 @@ pub enum Unfit {
     /// It has fewer bytes than a CVD's header.
     #[error("has {0} bytes, fewer than a CVD's header")]
     Short(u64),
+    /// A sign file beside a Talos CVD that Talos did not make.
+    #[error("the site's own CA made it, and clients refuse Talos' files with such a sign file")]
+    Site,
     /// A sign file without the file it signs.
     #[error("a sign file is verified with the file it signs")]
     SignAlone,
@@ -111,6 +117,12 @@ pub enum CertsError {
         /// The cause.
         source: AnchorError,
     },
+    /// A file has nothing to trust.
+    #[error("{}: no certificate in it; give the ca.crt that `cvdmirror ca init` made", path.display())]
+    Bare {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is nothing to trust.
     #[error("{}: no certificate in any *.pem or *.crt; ClamAV's own are in /etc/clamav/certs", dir.display())]
     None {
@@ -123,6 +135,17 @@ impl From<&CertsError> for Trouble {
     fn from(e: &CertsError) -> Self {
         Self::certificates(e)
     }
+}
+
+/// Reads every certificate of a file.
+///
+/// # Errors
+/// See [`CertsError`].
+pub fn anchors_of(path: &Path) -> Result<Anchors, CertsError> {
+    let mut anchors = Anchors::default();
+    let text = std::fs::read(path).map_err(|source| CertsError::Read { path: path.into(), source })?;
+    anchors.add_pem(&text).map_err(|source| CertsError::Certificate { path: path.into(), source })?;
+    if anchors.is_empty() { Err(CertsError::Bare { path: path.into() }) } else { Ok(anchors) }
 }
 
 /// Reads every certificate of every `*.pem` and `*.crt` in a directory, as ClamAV does.
@@ -143,6 +166,12 @@ pub fn anchors_in(dir: &Path) -> Result<Anchors, CertsError> {
         }
     }
     if anchors.is_empty() { Err(CertsError::None { dir: dir.into() }) } else { Ok(anchors) }
+}
+
+/// The site's own CA in this directory, where the databases are Talos'. Where a site has keys of its own, the databases are
+/// its own too, and its CA may sign them. A CA that cannot be read has signed nothing that anybody trusts.
+pub fn site_in(dir: Option<&Path>, keys: &TrustKeys) -> Option<Anchors> {
+    dir.filter(|_| *keys == TrustKeys::talos()).and_then(|dir| ca::authority(dir).ok())
 }
 
 /// That a file is what its name says.
@@ -198,7 +227,10 @@ impl Verifier {
     /// The rule that failed.
     pub fn verify_sign(&self, sign: impl Read, signed: impl Read) -> Result<Proof, Unfit> {
         let anchors = self.anchors.as_ref();
-        cvd::verify_sign(sign, signed, anchors, self.clock.epoch_s(), &self.limits)?;
+        let sign = cvd::verify_sign(sign, signed, anchors, self.clock.epoch_s(), &self.limits)?;
+        if self.site.as_ref().is_some_and(|site| sign.is_under(site)) {
+            return Err(Unfit::Site);
+        }
         let level = if anchors.is_some() { Level::Chained } else { Level::Signed };
         Ok(Proof { modified_s: None, level })
     }
@@ -209,8 +241,10 @@ impl Verifier {
         hasher.update(&RULES.to_le_bytes());
         if !certificates {
             hasher.update(&serde_json::to_vec(&self.keys).unwrap_or_default());
-        } else if let Some(anchors) = &self.anchors {
-            hasher.update(&anchors.digest());
+        } else {
+            for anchors in [&self.anchors, &self.site].into_iter().flatten() {
+                hasher.update(&anchors.digest());
+            }
         }
         hasher.finish().to_string()[..16].to_owned()
     }

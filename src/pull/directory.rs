@@ -8,7 +8,7 @@
 //! that libclamav takes, whole, in its old or its new version. Sign files come first, then the databases, each by one
 //! rename, then what they replace goes; between these steps the directory is synced. A reader at work meanwhile finds
 //! the one or the other too, as long as the form stays; where that changes, see `Maker::form`.
-use super::local::{Form, Held, Local, Stamp};
+use super::local::{Form, Held, Local, Sign, Stamp};
 use crate::cvd::Database;
 use rustix::fs::{Gid, Mode, Uid};
 use serde::{Deserialize, Serialize};
@@ -193,9 +193,9 @@ impl Directory {
 
     /// Brings all of it into force.
     pub(super) fn install(&self, staged: &[Staged]) -> Result<(), DirectoryError> {
-        for Staged { database, version, sign, .. } in staged {
+        for Staged { database, version, form, sign, .. } in staged {
             if let Some(sign) = sign {
-                rename(sign, &self.path.join(format!("{database}-{version}.cvd.sign")))?;
+                rename(sign, &self.path.join(form.sign_name(database.as_str(), *version)))?;
             }
         }
         self.sync()?;
@@ -210,8 +210,9 @@ impl Directory {
             }
             // A reader that has just opened the previous version may still need its sign file: the next round removes it.
             let previous = replaces.files.first().and_then(|held| held.version);
-            let stale = |signed: u32| (sign.is_none() || signed != *version) && Some(signed) != previous;
-            for (_, path) in replaces.signs.iter().filter(|(signed, _)| stale(*signed)) {
+            let stale =
+                |of: (u32, Form)| (sign.is_none() || of != (*version, *form)) && Some(of.0) != previous;
+            for Sign { path, .. } in replaces.signs.iter().filter(|sign| stale(sign.of)) {
                 remove(path)?;
             }
             tracing::debug!("{database} {version} is in force");
@@ -233,8 +234,8 @@ impl Directory {
             remove(path)?;
             removed.push(path.clone());
         }
-        for (version, path) in &local.signs {
-            if Some(*version) != kept.version || kept.form == Form::Cld {
+        for Sign { path, of } in &local.signs {
+            if kept.version.map(|version| (version, kept.form)) != Some(*of) {
                 remove(path)?;
             }
         }
@@ -258,7 +259,7 @@ impl Directory {
             }
             let files = replaces.files.iter().map(|held| &held.path);
             let mut old = Vec::new();
-            for path in files.chain(replaces.signs.iter().map(|(_, path)| path)) {
+            for path in files.chain(replaces.signs.iter().map(|sign| &sign.path)) {
                 let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
                 link(path, &pending.join(name))?;
                 old.push(name.to_owned());
@@ -300,7 +301,7 @@ impl Directory {
             if is_that && !old.iter().any(|name| name == own) {
                 remove(&now)?;
             }
-            let sign = format!("{database}-{version}.cvd.sign");
+            let sign = form.sign_name(database, *version);
             if !old.contains(&sign) {
                 remove(&self.path.join(&sign))?;
             }
@@ -350,7 +351,7 @@ impl Directory {
         let replaced = |path: &Path| {
             let of = |staged: &Staged| {
                 let Local { files, signs, .. } = &staged.replaces;
-                files.iter().any(|held| held.path == path) || signs.iter().any(|(_, sign)| sign == path)
+                files.iter().any(|held| held.path == path) || signs.iter().any(|sign| sign.path == path)
             };
             staged.iter().any(of)
         };
@@ -363,7 +364,7 @@ impl Directory {
         for Staged { database, version, form, file, sign, .. } in staged {
             link(file, &trial.join(format!("{database}.{}", form.suffix())))?;
             if let Some(sign) = sign {
-                link(sign, &trial.join(format!("{database}-{version}.cvd.sign")))?;
+                link(sign, &trial.join(form.sign_name(database.as_str(), *version)))?;
             }
         }
         Ok(made)

@@ -32,6 +32,11 @@ impl Form {
         format!("{database}.{}", self.suffix())
     }
 
+    /// The name of the sign file of a version.
+    pub(super) fn sign_name(self, database: &str, version: u32) -> String {
+        format!("{database}-{version}.{}.sign", self.suffix())
+    }
+
     /// The suffix of its files.
     pub fn suffix(self) -> &'static str {
         match self {
@@ -73,8 +78,16 @@ pub(super) struct Local {
     pub(super) files: Vec<Held>,
     /// Names that libclamav loads beside them.
     pub(super) copies: Vec<PathBuf>,
-    /// Sign files, with the versions they are for.
-    pub(super) signs: Vec<(u32, PathBuf)>,
+    /// Sign files.
+    pub(super) signs: Vec<Sign>,
+}
+
+/// A sign file.
+#[derive(Clone, Debug)]
+pub(super) struct Sign {
+    pub(super) path: PathBuf,
+    /// The version that it is for, in the form that it is for.
+    pub(super) of: (u32, Form),
 }
 
 impl Local {
@@ -90,11 +103,14 @@ impl Local {
                 _ if !rest.starts_with('-') => {}
                 _ => match name.parse::<FileName>() {
                     Ok(FileName { kind: FileKind::CvdSign, version, .. }) => {
-                        local.signs.push((version, path));
+                        local.signs.push(Sign { of: (version, Form::Cvd), path });
                     }
                     Ok(FileName { kind: FileKind::Cvd, .. }) => local.copies.push(path),
                     _ if rest.ends_with(".cld") => local.copies.push(path),
-                    _ => {}
+                    _ => {
+                        let cld = name.strip_suffix(".sign").and_then(FileName::of_cld);
+                        local.signs.extend(cld.map(|cvd| Sign { of: (cvd.version, Form::Cld), path }));
+                    }
                 },
             }
         }

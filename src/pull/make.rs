@@ -8,6 +8,7 @@ use super::{
     directory::{Directory, Staged},
     fetch::FetchError,
     local::{Form, Held, Local},
+    site::SiteFault,
 };
 use crate::{
     clock::epoch_s,
@@ -42,6 +43,14 @@ pub(super) struct Made {
     pub(super) bytes: u64,
 }
 
+/// What is held and verified.
+#[derive(Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub(super) held: &'a Held,
+    /// Whether it is what libclamav loads, and need not be replaced by the same version.
+    pub(super) sound: bool,
+}
+
 /// The full CVD that the mirror offers.
 struct Offer {
     /// Its name there.
@@ -72,6 +81,9 @@ pub enum NoPatch {
     /// There would be too many of them.
     #[error("{0} versions behind")]
     Far(u32),
+    /// The site's CA signed something else than what comes of them.
+    #[error("the CLD that comes of the patches is not the one that the site's CA has signed")]
+    OtherCld,
     /// They would cost more than the full CVD.
     #[error("the patches cost more than the full CVD")]
     Dearer,
@@ -93,33 +105,42 @@ impl Maker<'_> {
     pub(super) async fn make(
         mut self,
         version: u32,
-        base: Option<&Held>,
+        base: Option<Base<'_>>,
         local: &Local,
     ) -> Result<Option<Made>, PullError> {
         let offer = self.offer(version).await?;
         let reached = |form| match form {
-            // A CVD needs its signed header. A CLD does not: CDIFFs may lead it past the newest full CVD.
-            Form::Cvd => offer.version,
-            Form::Cld => version.max(offer.version),
+            // A CVD needs its signed header. A CLD does not: CDIFFs may lead it past the newest full CVD, of which alone
+            // the mirror makes, and signs, a CLD.
+            Form::Cld if self.pull.ca.is_none() => version.max(offer.version),
+            Form::Cvd | Form::Cld => offer.version,
         };
         let form = self.form(local, reached);
         let newest = reached(form);
-        let held = base.and_then(|base| base.version);
-        let in_force = local.files.first().map(|held| &held.path) == base.map(|base| &base.path);
+        let held = base.and_then(|base| base.held.version);
+        let sound = base.is_some_and(|base| base.sound);
+        let base = base.map(|base| base.held);
         let wanted = |target: u32| match held {
             None => true,
             Some(held) if held > target => self.pull.allow_older,
             // What is damaged is replaced, even by the same version.
-            Some(held) => held < target || !in_force,
+            Some(held) => held < target || !sound,
         };
         if !wanted(newest) {
             return Ok(None);
         }
+        let demanded = self.demand(local, newest, form).await?;
         let (file, path) = self.directory.create(&format!("{}-{newest}", self.database))?;
+        let signs_other =
+            |sign: &Vec<u8>| matches!(self.pull.vouches(sign, &file), Err(SiteFault::OtherFile));
         let mut no_patch = None;
         let mut made = None;
         if let Some((base, held)) = base.zip(held).filter(|(_, held)| *held <= newest) {
             match self.patch(base, held, newest, form, &offer, &file).await? {
+                // Something that Talos does not sign, the copyright notice, may have come along from long ago.
+                Ok(()) if demanded.as_ref().is_some_and(signs_other) => {
+                    no_patch = Some(NoPatch::OtherCld);
+                }
                 Ok(()) => made = Some((newest, Way::Patches(newest - held))),
                 Err(why) => no_patch = Some(why),
             }
@@ -141,10 +162,17 @@ impl Maker<'_> {
                 (target, Way::Full(target - offer.version))
             }
         };
+        if let Some(sign) = &demanded {
+            let name = form.sign_name(self.database.as_str(), target);
+            let site = |why| PullError::Site { url: self.pull.mirror.shown(&name), why };
+            self.pull.vouches(sign, &file).map_err(site)?;
+        }
         self.directory.finish(&file, &path)?;
-        let sign = match form {
-            Form::Cvd => self.sign(target, &path).await?,
-            Form::Cld => None,
+        let sign = match (form, demanded) {
+            (Form::Cvd, _) => self.sign(target, &path).await?,
+            (Form::Cld, sign) => sign
+                .map(|sign| self.keep(&form.sign_name(self.database.as_str(), target), &sign))
+                .transpose()?,
         };
         let staged = Staged {
             database: self.database.clone(),
@@ -367,10 +395,35 @@ impl Maker<'_> {
             self.remarks.push(Remark::NoSign { name, why: e.to_string() });
             return Ok(None);
         }
-        let (mut file, path) = self.directory.create(&name.to_string())?;
-        file.write_all(&bytes).map_err(|source| PullError::Disk { path: path.clone(), source })?;
+        self.keep(&name.to_string(), &bytes).map(Some)
+    }
+
+    /// Puts a sign file beside what was made.
+    fn keep(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, PullError> {
+        let (mut file, path) = self.directory.create(name)?;
+        file.write_all(bytes).map_err(|source| PullError::Disk { path: path.clone(), source })?;
         self.directory.finish(&file, &path)?;
-        Ok(Some(path))
+        Ok(path)
+    }
+
+    /// Fetches the sign file of the site's CA, where one is demanded; before the work, which is in vain without it.
+    async fn demand(
+        &mut self,
+        local: &Local,
+        version: u32,
+        form: Form,
+    ) -> Result<Option<Vec<u8>>, PullError> {
+        if self.pull.ca.is_none() {
+            return Ok(None);
+        }
+        if form == Form::Cvd {
+            let held = local.files.first().and_then(|held| held.version).unwrap_or_default();
+            return Err(PullError::OnlyCvd { database: self.database.clone(), held, offered: version });
+        }
+        let name = form.sign_name(self.database.as_str(), version);
+        let bytes = self.pull.demanded(&name).await?;
+        self.bytes += bytes.len() as u64;
+        Ok(Some(bytes))
     }
 }
 

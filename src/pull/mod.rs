@@ -10,6 +10,7 @@ mod local;
 mod make;
 mod newest;
 mod report;
+mod site;
 mod trial;
 
 pub use directory::DirectoryError;
@@ -18,6 +19,7 @@ pub use local::Form;
 pub use make::{NoPatch, Way};
 pub(crate) use report::WithCauses;
 pub use report::{Outcome, PullError, Remark, Report};
+pub use site::SiteFault;
 
 use crate::{
     clients::Sighting,
@@ -28,7 +30,7 @@ use clamd::{Address, ClamdError, Proof};
 use directory::{Directory, Pending, Staged};
 use fetch::Mirror;
 use local::{Held, Local, Stamp};
-use make::{Made, Maker};
+use make::{Base, Made, Maker};
 use newest::Newest;
 use reqwest::Url;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -58,6 +60,8 @@ pub struct Settings {
     pub keys: TrustKeys,
     /// What sign files must lead to; without any, none is fetched.
     pub anchors: Option<Anchors>,
+    /// The site's own CA, which must have signed each CLD.
+    pub ca: Option<Anchors>,
     /// Asked for versions first.
     pub txt: Option<TxtResolver>,
     /// Longest wait for an answer, and for the next piece of a body.
@@ -78,6 +82,7 @@ pub struct Pull {
     report_as: Option<String>,
     keys: TrustKeys,
     anchors: Option<Anchors>,
+    ca: Option<Anchors>,
     txt: Option<TxtResolver>,
     limits: Limits,
 }
@@ -90,7 +95,7 @@ impl Pull {
     pub fn new(settings: Settings) -> Result<Self, FetchError> {
         let agent = concat!("cvdmirror/", env!("CARGO_PKG_VERSION"), " (pull)");
         let Settings { from, into, databases, form, clamd, clamd_timeout, .. } = settings;
-        let Settings { allow_older, test, report_as, keys, anchors, txt, stall, .. } = settings;
+        let Settings { allow_older, test, report_as, keys, anchors, ca, txt, stall, .. } = settings;
         let mirror = Mirror::new(from, agent, stall)?;
         let limits = Limits::default();
         Ok(Self {
@@ -105,6 +110,7 @@ impl Pull {
             report_as,
             keys,
             anchors,
+            ca,
             txt,
             limits,
         })
@@ -189,10 +195,11 @@ impl Pull {
         let version = newest.of(database).await?;
         let held = base.and_then(|base| base.version);
         let in_force = local.files.first().map(|held| &held.path) == base.map(|base| &base.path);
+        let sound = in_force && self.is_vouched(database, base, &local, &mut report.remarks);
         if let Some(held) = held.filter(|held| *held > version && !self.allow_older) {
             return Err(PullError::Older { database: database.clone(), held, offered: version });
         }
-        if held == Some(version) && in_force {
+        if held == Some(version) && sound {
             let removed = directory.tidy(&local)?;
             report.remarks.extend(removed.into_iter().map(|path| Remark::Removed { path }));
             report.outcomes.push((database.clone(), Outcome::Current { version }));
@@ -202,7 +209,7 @@ impl Pull {
             return Err(PullError::Refused { database: database.clone(), version, path, why });
         }
         let maker = Maker { pull: self, directory, database, remarks: &mut report.remarks, bytes: 0 };
-        let made = maker.make(version, base, &local).await?;
+        let made = maker.make(version, base.map(|held| Base { held, sound }), &local).await?;
         if made.is_none() {
             report
                 .outcomes

@@ -5,6 +5,7 @@ use super::{
     directory::DirectoryError,
     fetch::FetchError,
     make::{NoPatch, Way},
+    site::SiteFault,
 };
 use crate::cvd::{Database, FileName, HeaderError, VerifyError};
 use std::{fmt, io, path::PathBuf};
@@ -61,6 +62,13 @@ pub enum Remark {
         path: PathBuf,
         /// The rule it breaks.
         why: VerifyError,
+    },
+    /// The site's CA does not stand by a CLD that is held, and it is made anew.
+    Unvouched {
+        /// Its sign file.
+        path: PathBuf,
+        /// Why not.
+        why: SiteFault,
     },
     /// A file that libclamav did not take any more was removed.
     Removed {
@@ -143,6 +151,27 @@ pub enum PullError {
         url: String,
         /// The rule it breaks.
         source: Box<VerifyError>,
+    },
+    /// The site's CA has not signed what would be installed.
+    #[error("{url} {why}")]
+    Site {
+        /// The sign file's URL.
+        url: String,
+        /// Why it does not count.
+        why: SiteFault,
+    },
+    /// The site's CA signs CLDs alone, and this version can only be installed as a CVD.
+    #[error(
+        "{database}: {held} is held, and ClamAV would prefer it to a CLD of {offered}, the only form that the site's CA \
+         signs; remove {held} first"
+    )]
+    OnlyCvd {
+        /// The database.
+        database: Database,
+        /// What is held.
+        held: u32,
+        /// What the mirror has.
+        offered: u32,
     },
     /// A file of the mirror holds another version than its name says.
     #[error("{url} holds version {found}, not {expected}")]
@@ -309,6 +338,7 @@ impl fmt::Display for Remark {
                     WithCauses(why)
                 )
             }
+            Self::Unvouched { path, why } => write!(f, "{}: {why}; the CLD is made anew", path.display()),
             Self::Removed { path } => write!(f, "{} is not needed any more, and removed", path.display()),
             Self::Others { path, freshclam } => {
                 let who = if *freshclam { "freshclam, it seems" } else { "another program" };

@@ -83,6 +83,13 @@ impl Trouble {
             .warning()
     }
 
+    /// CLDs are served without sign files.
+    pub fn unsigned_clds(why: &dyn fmt::Display) -> Self {
+        Self::new(Kind::Certificates, "no CLD is signed by the site's CA, and `pull --ca` takes none")
+            .because(why)
+            .warning()
+    }
+
     /// The store directory could not be looked at.
     pub fn unlooked(why: &Self) -> Self {
         Self { what: format!("the store could not be looked at: {}", why.what), ..why.clone() }

@@ -3,6 +3,7 @@
 mod attacks;
 mod bad_input_source;
 mod bad_input_store;
+mod ca;
 mod care_backup;
 mod care_copies;
 mod care_limits;

@@ -67,11 +67,13 @@ impl Fixture {
             backfill: 1,
             retention: Retention { cvds: 1, cvds_of: BTreeMap::new(), cdiffs_s: 20 * DAY_S, grace_s: DAY_S },
             publish_cld: false,
+            site_ca: None,
             source: Source::Directory(DirectorySource::new(self.source.path().into(), intake, clock.clone())),
             verifier: Verifier {
                 keys: support::talos::trust_keys(),
                 limits: cvdmirror::cvd::Limits::default(),
                 anchors: None,
+                site: None,
                 clock: clock.clone(),
             },
             certs_dir: None,

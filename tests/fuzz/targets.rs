@@ -201,7 +201,7 @@ pub(crate) fn admission(data: &[u8]) {
     let hash = ObjectId::of(&std::fs::read(&path).unwrap()).to_string();
     std::fs::rename(&path, path.with_file_name(format!("20260101T000000Z-{}.redb", &hash[..16]))).unwrap();
     let (keys, clock) = (TrustKeys::talos(), Clock::system());
-    let verifier = Verifier { keys, limits: limits(), anchors: None, clock };
+    let verifier = Verifier { keys, limits: limits(), anchors: None, site: None, clock };
     let Ok(copies) = restore(&DataDir::new(home.path()), carried.path(), &verifier) else { return };
     assert!(copies.copied == 1 || !copies.findings.is_empty());
     for pack in cvdmirror_store::Store::scan(&home.path().join("store")).unwrap().packs {

@@ -9,3 +9,4 @@ mod lies;
 mod memory;
 mod rounds;
 mod seen;
+mod site_ca;

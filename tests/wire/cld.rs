@@ -1,10 +1,15 @@
 //! CLDs that the mirror makes and publishes.
+use cvdmirror::{
+    ca,
+    clock::epoch_s,
+    cvd::{Limits, verify_sign},
+};
 use serde_json::Value;
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command};
 use support::{
     process,
     program::{Program, Serving, bare},
-    talos,
+    talos::{self, talos},
     upstream::Upstream,
     wait_for, wire,
 };
@@ -104,6 +109,74 @@ fn a_cld_has_a_name_for_ever_and_the_alias_points_to_it() {
     let alias = server.get("/test.cld");
     assert_eq!((alias.status, alias.field("cache-control")), (200, Some("no-cache")));
     assert!(alias.body == whole.body);
+}
+
+#[test]
+fn the_sites_ca_signs_clds_and_nothing_else() {
+    let upstream = Upstream::talos(3);
+    let program = publishing(&upstream);
+    let dir = program.dir.path().join("ca");
+    ca::init(&dir, epoch_s()).unwrap();
+    let program = program.set("site-ca", dir.to_str().unwrap());
+    let server = program.serve();
+    let entry = listed(&server, "test-3.cld.sign");
+    let sign = server.get("/test-3.cld.sign");
+    assert_eq!((sign.status, sign.field("cache-control")), (200, Some("no-cache")));
+    let (hash, etag) = (entry["hash"].as_str().unwrap(), sign.field("etag").unwrap());
+    assert_eq!((format!("\"{hash}\"").as_str(), &entry["size"]), (etag, &sign.body.len().into()));
+    assert!(server.get(&format!("/objects/{hash}")).body == sign.body);
+    let again = wire::get(server.address, "/test-3.cld.sign", &format!("If-None-Match: {etag}\r\n"));
+    assert_eq!(again.status, 304);
+    let (cld, limits) = (server.get("/test-3.cld").body, Limits::default());
+    let authority = ca::authority(&dir).unwrap();
+    verify_sign(sign.body.as_slice(), cld.as_slice(), Some(&authority), epoch_s(), &limits).unwrap();
+    // A CVD's is Talos', or none.
+    assert!(server.get("/test-3.cvd.sign").body == talos("test-3.cvd.sign"));
+    for path in ["/test.cld.sign", "/test-2.cld.sign", "/test-3.cld.sign.sign"] {
+        assert_eq!(server.get(path).status, 404, "{path}");
+    }
+
+    // It goes with its CLD, and its signer with its term.
+    upstream.move_to(5);
+    program.sync().exits(0);
+    assert_eq!(server.get("/test-3.cld.sign").status, 404);
+    assert_eq!(server.get("/test-5.cld.sign").status, 200);
+    fs::rename(&dir, program.dir.path().join("away")).unwrap();
+    let why = "no CLD is signed by the site's CA, and `pull --ca` takes none";
+    program.sync().says([why, "there is no CA; `cvdmirror ca init"]);
+    assert_eq!(server.get("/test-5.cld.sign").status, 404);
+    assert_eq!(server.get("/test-5.cld").status, 200);
+    ca::init(&dir, epoch_s() - 800 * 86_400).unwrap();
+    program.sync().says([why, "expired"]);
+    assert_eq!(server.get("/test-5.cld.sign").status, 404);
+    drop(server);
+
+    let without = program.set("site-ca", "");
+    let server = without.serve();
+    listed(&server, "test-5.cld");
+    assert!(!server.get("/index.json").text().contains(".cld.sign"));
+}
+
+/// One that was made for a Talos CVD by `ca sign` lies in the source: clients would refuse the CVD with it.
+#[test]
+fn a_talos_cvd_never_has_the_sign_file_of_the_sites_ca() {
+    if !talos::own_or_skip() {
+        return;
+    }
+    let upstream = Upstream::talos(5);
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("ca");
+    ca::init(&dir, epoch_s()).unwrap();
+    let sign = ca::Signer::open(&dir, epoch_s()).unwrap().sign(talos("test-5.cvd").as_slice()).unwrap();
+    upstream.file("test-5.cvd.sign", sign.clone().into_bytes());
+    // Even where the site has ClamAV trust its CA.
+    for certs in ["none", dir.to_str().unwrap()] {
+        let program = publishing(&upstream).set("site-ca", dir.to_str().unwrap()).set("certs-dir", certs);
+        program
+            .sync()
+            .says(["the site's own CA made it, and clients refuse Talos' files with such a sign file"]);
+        assert!(program.names().iter().all(|name| name != "test-5.cvd.sign"), "{certs}");
+    }
 }
 
 #[test]

@@ -12,7 +12,11 @@ use crate::{
     clock::Clock,
     config::Config,
     control,
-    mirror::{DataDir, Verifier, look::Look, verify::anchors_in},
+    mirror::{
+        DataDir, Verifier,
+        look::Look,
+        verify::{anchors_in, site_in},
+    },
     trouble::Trouble,
 };
 use clap::Subcommand;
@@ -91,6 +95,7 @@ fn verifier(config: &Config) -> Result<Verifier, Failure> {
         keys: config.trust_keys.clone(),
         limits: crate::cvd::Limits::default(),
         anchors: anchors.map_err(|e| Failure::Usage(Trouble::from(&e).to_string()))?,
+        site: site_in(config.site_ca.as_deref(), &config.trust_keys),
         clock: Clock::system(),
     })
 }
