@@ -224,7 +224,10 @@ impl Desk {
             Request::Status => {
                 let standing = mirror.standing();
                 let status = Status::new(&standing, standing.now_s());
-                Some(Response::Status(Box::new(Status { serving: true, hot: Some(hot.figures()), ..status })))
+                let published = || standing.snapshot.versions();
+                let reported = clients.as_ref().and_then(|clients| clients.reported(&published()));
+                let hot = Some(hot.figures());
+                Some(Response::Status(Box::new(Status { serving: true, hot, reported, ..status })))
             }
             Request::Clients => {
                 let published = mirror.standing().snapshot.versions();

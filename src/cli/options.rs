@@ -60,7 +60,9 @@ fn used(path: &str) -> Option<&'static [&'static str]> {
             "stall_timeout",
             "log_format",
         ],
-        "status" => &["data_dir", "database", "max_age", "max_build_age", "remember_clients"],
+        "status" => {
+            &["data_dir", "database", "max_age", "max_build_age", "remember_clients", "client_reports"]
+        }
         "store verify" | "store restore" => &["data_dir", "certs_dir", "trust_keys", "site_ca"],
         "store gc" => &["data_dir", "database", "backfill", "keep_cvds", "keep_cdiff_days", "grace"],
         _ if path.starts_with("store") => &["data_dir"],

@@ -1,13 +1,15 @@
 //! `cvdmirror status`
 use super::{Failure, Outcome, Ui, print, print_json, readable, runtime, unanswered};
 use crate::{
-    clients::{Clients, Report},
+    clients::Clients,
     clock::epoch_s,
     config::Config,
     control,
+    cvd::Database,
     mirror::{DataDir, OpenError, Standing, status::Status},
     state::State,
 };
+use std::collections::BTreeMap;
 
 /// What a script or a container's health check wants to know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -22,7 +24,14 @@ pub(super) fn run(config: &Config, ui: Ui, json: bool, check: Option<Probe>) -> 
     let dir = DataDir::new(&config.data_dir);
     let status = match runtime()?.block_on(control::status(&dir)) {
         Ok(Some(status)) => status,
-        Ok(None) => Status::new(&read(config, &dir)?, epoch_s()),
+        Ok(None) => {
+            let standing = read(config, &dir)?;
+            let reported = match recorded(config, &dir)? {
+                Some(clients) => clients.reported(&published(config, &standing)),
+                None => None,
+            };
+            Status { reported, ..Status::new(&standing, epoch_s()) }
+        }
         Err(e) => return Err(unanswered(&e)),
     };
     let holds = match check {
@@ -45,7 +54,10 @@ pub(super) fn clients(config: &Config, json: bool) -> Outcome {
     let dir = DataDir::new(&config.data_dir);
     let report = match runtime()?.block_on(control::clients(&dir)) {
         Ok(Some(report)) => report,
-        Ok(None) => recorded(config, &dir)?,
+        Ok(None) => match recorded(config, &dir)? {
+            Some(clients) => Some(clients.report(&published(config, &read(config, &dir)?))),
+            None => None,
+        },
         Err(e) => return Err(unanswered(&e)),
     };
     match report {
@@ -59,12 +71,16 @@ pub(super) fn clients(config: &Config, json: bool) -> Outcome {
 }
 
 /// Installations that asked while a server ran, from the files.
-fn recorded(config: &Config, dir: &DataDir) -> Result<Option<Report>, Failure> {
+fn recorded(config: &Config, dir: &DataDir) -> Result<Option<Clients>, Failure> {
     let Some(time) = config.remember_clients else { return Ok(None) };
-    let mut published = read(config, dir)?.snapshot.versions();
-    published.retain(|database, _| config.databases.contains(database));
     let Some(state) = State::open_read_only(&dir.state()).map_err(OpenError::from)? else { return Ok(None) };
     let clients = Clients::read(&state, time.as_secs()).map_err(OpenError::from)?;
-    let clients = clients.taking_reports(config.client_reports);
-    Ok(Some(clients.report(&published)))
+    Ok(Some(clients.taking_reports(config.client_reports)))
+}
+
+/// The newest version of each database that is mirrored.
+fn published(config: &Config, standing: &Standing) -> BTreeMap<Database, u32> {
+    let mut published = standing.snapshot.versions();
+    published.retain(|database, _| config.databases.contains(database));
+    published
 }

@@ -3,6 +3,7 @@ use super::Clients;
 use crate::{
     clock::{ago, epoch_s},
     cvd::Database,
+    mirror::reported::Reported,
     units::count,
 };
 use serde::{Deserialize, Serialize};
@@ -118,6 +119,31 @@ impl Clients {
         self.report_at(published, epoch_s())
     }
 
+    /// Sums up what hosts told lately; `None` where they are not heard.
+    pub fn reported(&self, published: &BTreeMap<Database, u32>) -> Option<Reported> {
+        if !self.takes_reports {
+            return None;
+        }
+        let (seen, now_s) = (self.lock(), epoch_s());
+        let mut reported = Reported::default();
+        for known in seen.known.values().filter(|known| known.host.is_some() && !self.is_over(known, now_s)) {
+            reported.hosts += 1;
+            let mut lags = false;
+            for (database, published) in published {
+                let versions = reported.databases.entry(database.to_string()).or_default();
+                let both = [(&known.has, &mut versions.installed), (&known.loaded, &mut versions.loaded)];
+                for (told, counts) in both {
+                    if let Some(version) = version_of(told, database.as_str()) {
+                        *counts.entry(version).or_default() += 1;
+                        lags |= version < *published;
+                    }
+                }
+            }
+            reported.lagging += u64::from(lags);
+        }
+        Some(reported)
+    }
+
     pub(super) fn report_at(&self, published: &BTreeMap<Database, u32>, now_s: u64) -> Report {
         let seen = self.lock();
         let mut report = Report {
@@ -143,9 +169,7 @@ impl Clients {
                 None => drop(report.engines.insert(known.engine.to_string(), 1)),
             }
             for (database, clients) in &mut report.databases {
-                let of = |versions: &[(Arc<str>, u32)]| {
-                    versions.iter().find(|(name, _)| **name == **database).map(|(_, version)| *version)
-                };
+                let of = |versions| version_of(versions, database);
                 let (has, loaded, published) = (of(&known.has), of(&known.loaded), clients.published);
                 if let Some(version) = has {
                     *clients.versions.entry(version).or_default() += 1;
@@ -170,6 +194,10 @@ impl Clients {
         report.lagging.truncate(MOST_LAGGING);
         report
     }
+}
+
+fn version_of(versions: &[(Arc<str>, u32)], database: &str) -> Option<u32> {
+    versions.iter().find(|(name, _)| **name == *database).map(|(_, version)| *version)
 }
 
 impl fmt::Display for Lagging {

@@ -36,6 +36,7 @@ pub mod reading;
 mod rebuild;
 mod record;
 pub mod report;
+pub mod reported;
 pub mod retention;
 mod round;
 mod schedule;

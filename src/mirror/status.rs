@@ -1,7 +1,7 @@
 //! What is held and published, how fresh it is, and what went wrong last: one value for people and programs.
 use super::{
     DataDir, Health, OpenError, Snapshot, Standing, admission, doubts::Doubts, holdings,
-    judgement::Judgement, memory::DatabaseState, proving,
+    judgement::Judgement, memory::DatabaseState, proving, reported::Reported,
 };
 use crate::{
     clock::{ago, epoch_s},
@@ -53,6 +53,9 @@ pub struct Status {
     /// What a running server sends from memory; `None` where none runs.
     #[serde(default)]
     pub hot: Option<hot::Figures>,
+    /// What hosts told that they have; `None` where they are not heard.
+    #[serde(default)]
+    pub reported: Option<Reported>,
 }
 
 /// One database.
@@ -142,6 +145,7 @@ impl Status {
             packs: packs.len() as u64,
             store_bytes: packs.iter().map(|pack| pack.file_len()).sum(),
             hot: None,
+            reported: None,
         }
     }
 }
@@ -234,6 +238,9 @@ impl fmt::Display for Status {
         writeln!(f, "store: {}, {}", count(self.packs, "pack"), size(self.store_bytes))?;
         if let Some(hot) = &self.hot {
             writeln!(f, "in memory: {hot}")?;
+        }
+        if let Some(reported) = &self.reported {
+            write!(f, "{reported}")?;
         }
         for told in &self.troubles {
             let about = if told.databases.is_empty() { "trouble" } else { "trouble of" };

@@ -79,6 +79,10 @@ fn the_mirror_knows_what_a_host_has_and_names_it_when_it_lags() {
         "1 loaded by clamd              1",
         "web-1 lags: daily 1 installed, 1 loaded, 2 is published (told ",
     ]);
+    program.run(&["status"]).exits(0).says([
+        "\n1 host reports: daily 1 installed by 1; 1 loaded by 1\n",
+        "  behind what is published: 1; `status --clients` names them\n",
+    ]);
     let page = server.get("/").text();
     assert!(page.contains("<th scope=\"row\">web-1</th><td>daily</td>"), "{page}");
     let metrics = server.get("/metrics").text();
@@ -93,6 +97,8 @@ fn the_mirror_knows_what_a_host_has_and_names_it_when_it_lags() {
     server.terminate();
     assert_eq!(server.ends(), Some(0));
     assert_eq!(report(&program)["lagging"][0]["host"], "web-1");
+    program.run(&["status"]).exits(0).says(["1 host reports: daily 1 installed by 1; 1 loaded by 1\n"]);
+    assert_eq!(program.status()["reported"]["lagging"], 1);
 
     let server = program.serve();
     let client = client.set("from", &server.url());
@@ -101,16 +107,20 @@ fn the_mirror_knows_what_a_host_has_and_names_it_when_it_lags() {
     let told = report(&program);
     assert_eq!(told["lagging"].as_array().unwrap().len(), 0, "{told:#}");
     assert_eq!((&of_daily(&told)["versions"]["2"], &of_daily(&told)["loaded"]["2"]), (&1.into(), &1.into()));
+    let said = ["1 host reports: daily 2 installed by 1; 2 loaded by 1\n", "  none of them lags\n"];
+    program.run(&["status"]).exits(0).says(said);
     drop(server);
 
     // Switched off, it is forgotten, on the disk too.
     let program = program.set("client-reports", "");
     let mut server = program.serve();
     wait_for("the empty report", || (report(&program)["installations"] == 0).then_some(()));
+    program.run(&["status"]).exits(0).never_says("report");
     server.terminate();
     assert_eq!(server.ends(), Some(0));
     let program = program.set("client-reports", "true");
     assert_eq!(report(&program)["installations"], 0);
+    program.run(&["status"]).exits(0).says(["no host has reported lately what it has\n"]);
 }
 
 #[test]
