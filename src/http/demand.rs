@@ -2,8 +2,8 @@
 //!
 //! No client can make the mirror hammer its source. Only names near what is known are asked for; what did not come is not
 //! asked for again until the newest version that is known moves (a failure that may pass: for a while); and so many misses
-//! of a database are the last until then. Those who wait are bounded in number and in time, and one that leaves harms
-//! nobody: the fetch is no client's own.
+//! of a database are the last until then. What the source refuses a client (403) is refused to those of its name alone.
+//! Those who wait are bounded in number and in time, and one that leaves harms nobody: the fetch is no client's own.
 use crate::{
     cvd::{Database, FileKind, FileName},
     mirror::{Command, Demand, Demanded, Handle, Standing},
@@ -13,7 +13,7 @@ use hyper::{
     HeaderMap,
     header::{
         ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE,
-        IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, PROXY_AUTHORIZATION, RANGE, VIA,
+        IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, PROXY_AUTHORIZATION, RANGE, USER_AGENT, VIA,
     },
 };
 use parking_lot::Mutex;
@@ -24,7 +24,7 @@ use std::{
 };
 use tokio::{
     sync::{Semaphore, watch},
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 
 /// How far above the newest version that is known a name may be: a record moves before it is read here.
@@ -67,7 +67,8 @@ pub struct Demands {
 struct Asked {
     newest: u32,
     running: HashMap<FileName, watch::Receiver<Option<Demanded>>>,
-    missed: HashMap<FileName, (Demanded, Option<Instant>)>,
+    /// What did not come, and until when that counts; with a name of clients (User-Agent) what is refused to these alone.
+    missed: HashMap<(FileName, Option<HeaderValue>), (Demanded, Option<Instant>)>,
 }
 
 /// Why a client does not get what it asked for.
@@ -91,22 +92,23 @@ impl Demands {
     }
 
     /// Waits until the file is published.
-    pub(super) async fn wait(
-        self: &Arc<Self>,
-        name: &FileName,
-        standing: &Standing,
-        fields: &HeaderMap,
-    ) -> Result<(), Unmet> {
-        let newest = newest_near(name, standing).ok_or(Unmet::Absent)?;
+    pub(super) async fn wait(self: &Arc<Self>, name: &FileName, fields: &HeaderMap) -> Result<(), Unmet> {
+        let newest = || newest_near(name, &self.mirror.standing()).ok_or(Unmet::Absent);
+        newest()?;
         let _place = self.waiting.try_acquire().map_err(|_| Unmet::Busy)?;
-        let mut ended = self.join(name, newest, fields)?;
-        let came = match timeout(self.patience, ended.wait_for(Option::is_some)).await {
-            Err(_) => return Err(Unmet::Late),
-            Ok(came) => came.ok().and_then(|came| *came),
-        };
-        match came {
-            Some(Demanded::Published) => Ok(()),
-            came => Err(unmet(came)),
+        let until = Instant::now() + self.patience;
+        loop {
+            let mut ended = self.join(name, newest()?, fields)?;
+            let came = match timeout_at(until, ended.wait_for(Option::is_some)).await {
+                Err(_) => return Err(Unmet::Late),
+                Ok(came) => came.ok().and_then(|came| *came),
+            };
+            match came {
+                Some(Demanded::Published) => return Ok(()),
+                // That was about whoever asked first; this one may have another name, or else it is in the book now.
+                Some(Demanded::Denied) => {}
+                came => return Err(unmet(came)),
+            }
         }
     }
 
@@ -127,8 +129,11 @@ impl Demands {
         if let Some(ended) = asked.running.get(name) {
             return Ok(ended.clone());
         }
-        if let Some((missed, _)) = asked.missed.get(name) {
-            return Err(unmet(Some(*missed)));
+        let agent = fields.get(USER_AGENT).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
+        for whose in [None, Some(agent.clone())] {
+            if let Some((missed, _)) = asked.missed.get(&(name.clone(), whose)) {
+                return Err(unmet(Some(*missed)));
+            }
         }
         if asked.missed.len() >= MISSES {
             return Err(Unmet::Absent);
@@ -143,19 +148,21 @@ impl Demands {
             let demand = Demand { name: name.clone(), fields };
             let came = demands.mirror.ask(|answer| Command::Demand(demand, answer)).await;
             let came = came.unwrap_or(Demanded::Failed);
-            demands.ended(&name, came);
+            demands.ended(&name, agent, came);
             let _ = tell.send(Some(came));
         });
         Ok(ended)
     }
 
-    fn ended(&self, name: &FileName, came: Demanded) {
+    fn ended(&self, name: &FileName, agent: HeaderValue, came: Demanded) {
         let mut asked = self.asked.lock();
         let Some(asked) = asked.get_mut(&name.database) else { return };
         asked.running.remove(name);
-        let until = (came == Demanded::Failed).then(|| Instant::now() + REMEMBERED);
+        let passes = matches!(came, Demanded::Failed | Demanded::Denied);
+        let until = passes.then(|| Instant::now() + REMEMBERED);
         if came != Demanded::Published {
-            asked.missed.insert(name.clone(), (came, until));
+            let whose = (came == Demanded::Denied).then_some(agent);
+            asked.missed.insert((name.clone(), whose), (came, until));
         }
     }
 }

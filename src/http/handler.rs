@@ -126,7 +126,7 @@ async fn steps<B>(
         && *request.method() == Method::GET
         && !standing.snapshot.files.contains_key(name)
     {
-        demands.wait(name, &standing, request.headers()).await?;
+        demands.wait(name, request.headers()).await?;
         standing = site.mirror.standing();
     }
     let found = match find(site, &standing, target, request.headers())? {

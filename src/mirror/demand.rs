@@ -29,6 +29,8 @@ pub enum Demanded {
     Absent,
     /// What came does not verify; nothing of it is kept.
     Refused,
+    /// The source refuses this client (403).
+    Denied,
     /// It could not be fetched now.
     Failed,
 }
@@ -41,13 +43,14 @@ impl Mirror {
         if !self.holdings.snapshot.files.contains_key(&name) {
             self.source.clone().asks_for(Some(fields));
             let came = self.bring(&name);
+            let is_denied = self.source.client_is_denied();
             self.source.clone().asks_for(None);
-            if let Some(came) = came? {
-                return Ok(came);
+            let came = came?;
+            if !self.holdings.snapshot.files.contains_key(&name) {
+                return Ok(if is_denied { Demanded::Denied } else { came.unwrap_or(Demanded::Absent) });
             }
         }
-        let is_held = self.holdings.snapshot.files.contains_key(&name);
-        Ok(if is_held { Demanded::Published } else { Demanded::Absent })
+        Ok(Demanded::Published)
     }
 
     /// Returns why it did not come, where that is known.

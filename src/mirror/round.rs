@@ -38,7 +38,10 @@ impl Round<'_> {
             let behind = newest.filter(|newest| report.published.is_none_or(|held| held < *newest));
             behind.map(|newest| Trouble::behind(newest, report.published))
         });
-        if let Err(e) = self.conclude() {
+        // What a client was refused says nothing of the source.
+        if !self.mirror.source.client_is_denied()
+            && let Err(e) = self.conclude()
+        {
             self.report.error.get_or_insert(Trouble::from(&e));
         }
         self.mirror.show();

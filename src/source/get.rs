@@ -3,7 +3,7 @@ use super::{
     ClientError, FetchError, FetchLimits, Wanted,
     budget::Policy,
     incoming::Incoming,
-    ledger::Ledger,
+    ledger::{Ledger, Refusal},
     limits::{self, Chunks, Part},
     login::Login,
     redirects::{Allowed, RedirectFault},
@@ -17,7 +17,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::try_unfold};
 use reqwest::{
-    Client, Response, StatusCode, Url,
+    Response, StatusCode, Url,
     header::{self, HeaderMap, HeaderValue},
 };
 use rustls::CertificateError;
@@ -25,7 +25,7 @@ use std::{
     error::Error as _,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 use tokio::time::{Instant, timeout};
@@ -36,15 +36,24 @@ const MAX_RESUMES: usize = 3;
 /// Makes requests of one upstream, over one pool of connections.
 #[derive(Debug)]
 pub(super) struct Getter {
-    client: Client,
+    http: reqwest::Client,
     login: Option<Login>,
     limits: FetchLimits,
     ledger: Ledger,
     policy: Policy,
-    /// A client's, for which it asks.
-    client_fields: ArcSwap<HeaderMap>,
+    /// For whom it asks, if not for itself.
+    client: ArcSwap<Client>,
     /// Our clock against the `Date` of the last answer that had one: seconds ahead, 0 while they agree.
     off_by_s: AtomicI64,
+}
+
+/// A client for which the upstream is asked: the upstream's word about it is about nobody else.
+#[derive(Default, Debug)]
+struct Client {
+    /// None for none.
+    fields: HeaderMap,
+    /// 403.
+    denied: AtomicBool,
 }
 
 /// An answer to a conditional request.
@@ -76,7 +85,7 @@ impl Getter {
         // Fails only if a provider is installed already, which does as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let allowed = Allowed { source: base.clone(), hosts: redirect_hosts, most: limits.redirects };
-        let mut builder = Client::builder()
+        let mut builder = reqwest::Client::builder()
             .user_agent(user_agent)
             .connect_timeout(limits.stall)
             .redirect(allowed.policy())
@@ -85,10 +94,10 @@ impl Getter {
             // No certificate is ever needed, so a machine without any CA certificates must do.
             builder = builder.tls_certs_only([]);
         }
-        let client = builder.build()?;
+        let http = builder.build()?;
         let policy = Policy::towards(base.host_str().unwrap_or_default());
-        let client_fields = ArcSwap::default();
-        Ok(Self { client, login, limits, ledger, policy, client_fields, off_by_s: AtomicI64::new(0) })
+        let (client, off_by_s) = (ArcSwap::default(), AtomicI64::new(0));
+        Ok(Self { http, login, limits, ledger, policy, client, off_by_s })
     }
 
     /// How far this machine's clock is ahead, seconds; nothing while the clocks agree.
@@ -97,8 +106,13 @@ impl Getter {
     }
 
     /// From now on asks with these fields besides its own.
-    pub(super) fn asks_for(&self, client: HeaderMap) {
-        self.client_fields.store(Arc::new(client));
+    pub(super) fn asks_for(&self, fields: HeaderMap) {
+        self.client.store(Arc::new(Client { fields, ..Client::default() }));
+    }
+
+    /// Whether the client for which it asks was refused.
+    pub(super) fn client_is_denied(&self) -> bool {
+        self.client.load().denied.load(Ordering::Relaxed)
     }
 
     /// What was asked so far.
@@ -207,15 +221,17 @@ impl Getter {
     }
 
     async fn send(&self, url: &Url, wanted: &Wanted, headers: HeaderMap) -> Result<Response, FetchError> {
-        self.ledger.may_ask(wanted, self.policy).map_err(|refusal| FetchError::CoolDown {
-            url: url.to_string(),
-            wait_s: refusal.wait_s,
-            why: refusal.why,
-        })?;
+        let client = self.client.load_full();
+        let is_for_client = !client.fields.is_empty();
+        match self.ledger.may_ask(wanted, self.policy) {
+            Err(Refusal { wait_s, why, own_name }) if !(own_name && is_for_client) => {
+                return Err(FetchError::CoolDown { url: url.to_string(), wait_s, why });
+            }
+            _ => {}
+        }
         // The client turns a login in the URL into a field that no redirect takes to another host.
         let asked = self.login.as_ref().map_or_else(|| url.clone(), |login| login.put_into(url));
-        let fields = HeaderMap::clone(&self.client_fields.load());
-        let request = self.client.get(asked).headers(fields).headers(headers);
+        let request = self.http.get(asked).headers(client.fields.clone()).headers(headers);
         // Beyond the time for a connection, whose own error says that nothing was asked.
         let answer = timeout(self.limits.stall * 2, request.send()).await;
         if !matches!(&answer, Ok(Err(e)) if e.is_connect()) {
@@ -238,7 +254,10 @@ impl Getter {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED => Ok(response),
             StatusCode::NOT_FOUND | StatusCode::GONE => Err(FetchError::Absent { origin: url() }),
             StatusCode::FORBIDDEN => {
-                self.ledger.denied(self.policy);
+                match is_for_client {
+                    true => client.denied.store(true, Ordering::Relaxed),
+                    false => self.ledger.denied(self.policy),
+                }
                 Err(FetchError::Denied { url: url() })
             }
             StatusCode::TOO_MANY_REQUESTS => {

@@ -88,6 +88,11 @@ impl HttpSource {
         self.getter.asks_for(client);
     }
 
+    /// Whether the client for which it asks was refused.
+    pub(super) fn client_is_denied(&self) -> bool {
+        self.getter.client_is_denied()
+    }
+
     /// What passes the requests of others on.
     pub(super) fn passer(&self) -> Passer {
         Passer { base: self.base.clone(), getter: self.getter.clone() }

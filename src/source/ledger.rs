@@ -25,6 +25,8 @@ pub struct Refusal {
     pub wait_s: u64,
     /// Why, in words.
     pub why: String,
+    /// It was a 403 to this program's own name, which concerns nobody who asks by another one.
+    pub own_name: bool,
 }
 
 /// A book that is saved at each change. Reading it never waits for the disk.
@@ -79,12 +81,13 @@ impl Live {
     }
 
     fn may_ask(&self, wanted: &Wanted, policy: Policy, now: Duration) -> Result<(), Refusal> {
-        let refuse = |until: Duration, why: String| {
+        let refuse = |until: Duration, why: String, own_name| {
             // Rounded up: who comes back then may ask.
-            Err(Refusal { wait_s: until.saturating_sub(now).as_secs_f64().ceil() as u64, why })
+            let wait_s = until.saturating_sub(now).as_secs_f64().ceil() as u64;
+            Err(Refusal { wait_s, why, own_name })
         };
-        if let Some((until, why, _)) = self.cool_down.as_ref().filter(|(until, ..)| *until > now) {
-            return refuse(*until, why.clone());
+        if let Some((until, why, denied)) = self.cool_down.as_ref().filter(|(until, ..)| *until > now) {
+            return refuse(*until, why.clone(), *denied && !self.book.downloader);
         }
         let (Wanted::Cvd(database, _), Some(allowed)) = (wanted, policy.full_per_hour) else { return Ok(()) };
         let counting = self.full.get(database.as_str()).into_iter().flatten().filter(|until| **until > now);
@@ -92,6 +95,7 @@ impl Live {
             Some(first) if counting.count() >= allowed => refuse(
                 *first,
                 format!("{allowed} full files of {database} in an hour are the limit kept here"),
+                false,
             ),
             _ => Ok(()),
         }

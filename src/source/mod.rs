@@ -355,6 +355,15 @@ impl Source {
         }
     }
 
+    /// Whether the client for which an upstream is asked was refused (403): that concerns it alone.
+    pub fn client_is_denied(&self) -> bool {
+        match self {
+            Self::Http(source) => source.client_is_denied(),
+            Self::Downloader(source) => source.upstream().client_is_denied(),
+            Self::Directory(_) => false,
+        }
+    }
+
     /// A round has taken what came.
     pub fn end_round(&self) {
         if let Self::Downloader(source) = self {

@@ -6,6 +6,7 @@ use std::{
     thread,
 };
 use support::{
+    cdn::Cdn,
     clients::Freshclam,
     program::{Program, Serving},
     talos,
@@ -97,6 +98,42 @@ fn what_does_not_verify_is_502_and_nothing_of_it_is_kept() {
     upstream.move_to(5);
     program.sync().exits(0);
     assert_eq!(server.get("/test-4.cdiff").status, 200);
+}
+
+/// A CDN that answers 403 to any but freshclam and cvdupdate means whoever asks: neither this mirror, nor another client.
+#[test]
+fn a_403_to_a_client_concerns_that_client_alone() {
+    const AGENT: &str = "ClamAV/1.4.6 (OS: Linux, ARCH: x86_64, CPU: x86_64, UUID: 0)";
+    let cdn = Cdn::talos(3);
+    let front = cdn.front();
+    let program = Program::new(&front.url()).set("pull-through", "true").set("backfill", "0");
+    program.sync().exits(0);
+    let server = program.serve();
+    server.publishes(3);
+    wait_for("the first round's end", || program.status()["next_check_in_s"].as_u64());
+    (4..=5).for_each(|version| cdn.publish_talos(version));
+    front.is_strict(4);
+    front.asked();
+    let get = |target: &str, agent: &str| wire::get_as(server.address, target, agent, "").status;
+    for _ in 0..3 {
+        assert_eq!(get("/test-4.cdiff", "curl/8"), 502);
+        assert_eq!(get("/test-5.cvd", "curl/8"), 502);
+    }
+    // Each was passed on once, and what came of it is not said of the source.
+    let asked = front.asked();
+    assert!(asked.iter().all(|it| it.agent == "curl/8" && it.status == 403), "{asked:?}");
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(!program.run(&["status"]).to_string().contains("403"));
+    assert_eq!(get("/test-4.cdiff", AGENT), 200);
+    // The mirror asks by its own name, which is turned away, and what its clients ask for is still passed on by theirs.
+    program.sync().exits(1).says(["refuses this client (403)"]);
+    assert_eq!(get("/test-5.cdiff", AGENT), 200);
+    let passed = front.asked();
+    let by_clients = passed.iter().filter(|it| it.via.as_deref() == Some("1.1 cvdmirror"));
+    let by_clients: Vec<_> = by_clients.map(|it| (it.target.as_str(), it.agent.as_str())).collect();
+    let files = ["/test-4.cdiff", "/test-4.cdiff.sign", "/test-5.cdiff", "/test-5.cdiff.sign"];
+    assert_eq!(by_clients, files.map(|file| (file, AGENT)));
+    program.sync().exits(1).says(["the source is not asked for another"]);
 }
 
 #[test]

@@ -79,6 +79,7 @@ pub struct Asked {
     pub range: Option<String>,
     pub if_range: Option<String>,
     pub agent: String,
+    pub via: Option<String>,
     pub status: u16,
     /// Bytes of the body that were sent.
     pub bytes: u64,
@@ -220,7 +221,11 @@ impl Cdn {
 
     /// The same at an address of one's own.
     pub fn front_at(&self, address: &str) -> Front {
-        let listener = TcpListener::bind(address).unwrap();
+        self.front_on(TcpListener::bind(address).unwrap())
+    }
+
+    /// The same on a listener, which may be of another network.
+    pub fn front_on(&self, listener: TcpListener) -> Front {
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(FrontShared { edges: Mutex::new(vec![0, 1]), ..FrontShared::default() });
         let front = Front { port, shared: shared.clone() };
@@ -362,6 +367,7 @@ impl FrontShared {
             range: fields.get("range").cloned(),
             if_range: fields.get("if-range").cloned(),
             agent,
+            via: fields.get("via").cloned(),
             status: answer.status,
             bytes: answer.body.len() as u64,
             edge,

@@ -30,8 +30,13 @@ impl Reply {
 
 /// One GET on a connection of its own; `fields` are further lines, each ending in CRLF.
 pub fn get(address: SocketAddr, target: &str, fields: &str) -> Reply {
+    get_as(address, target, AGENT, fields)
+}
+
+/// The same by another name.
+pub fn get_as(address: SocketAddr, target: &str, agent: &str, fields: &str) -> Reply {
     let request = format!(
-        "GET {target} HTTP/1.1\r\nHost: mirror\r\nUser-Agent: {AGENT}\r\nConnection: close\r\n{fields}\r\n"
+        "GET {target} HTTP/1.1\r\nHost: mirror\r\nUser-Agent: {agent}\r\nConnection: close\r\n{fields}\r\n"
     );
     raw(address, request.as_bytes())
 }
