@@ -89,6 +89,9 @@ impl From<&Fault> for Trouble {
             Fault::TimedOut { .. } => trouble("downloader_timeout = \"TIME\" that is longer".into()),
             Fault::Idle { .. } | Fault::Nothing(_) => trouble(String::new()),
             Fault::NoUser(_) => trouble("downloader_user = \"NAME\" of one that it has".into()),
+            Fault::Closed { dir, .. } => {
+                trouble(format!("chmod o+x {}, or downloader_user = \"NAME\" of one that may", dir.display()))
+            }
             Fault::Io { path, why } => disk(path, why),
         }
     }

@@ -93,14 +93,7 @@ fn one_that_hangs_is_killed_with_its_children() {
         .set("freshclam-path", &path)
         .set("downloader-timeout", "2s");
     program.sync().exits(1).says(["freshclam did not end within 2 s, and was killed"]);
-    let gone = |pids: &str| {
-        pids.split_whitespace().all(|pid| {
-            // A child whose parent is gone is reaped by init, which may take a moment.
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.is_empty() || stat.contains(") Z ")
-        })
-    };
-    wait_for("its end", || gone(&std::fs::read_to_string(&pids).unwrap()).then_some(()));
+    wait_for("its end", || is_gone(&std::fs::read_to_string(&pids).unwrap()).then_some(()));
 
     // The same when the server stops meanwhile.
     let program = program.set("downloader-timeout", "1h");
@@ -109,7 +102,28 @@ fn one_that_hangs_is_killed_with_its_children() {
     wait_for("it to run", || std::fs::read_to_string(&pids).ok().filter(|pids| pids.lines().count() == 2));
     server.terminate();
     assert_eq!(server.ends(), Some(0));
-    wait_for("its end", || gone(&std::fs::read_to_string(&pids).unwrap()).then_some(()));
+    wait_for("its end", || is_gone(&std::fs::read_to_string(&pids).unwrap()).then_some(()));
+}
+
+/// Also where it ends well and leaves them behind, with its output still open.
+#[test]
+fn what_it_leaves_behind_ends_with_it() {
+    let upstream = Upstream::talos(3);
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let path = fake(dir.path(), &format!("sleep 1000 & echo $! >{}; echo done; exit 0", pid.display()));
+    let program = Program::new("freshclam").set("upstream", &upstream.url()).set("freshclam-path", &path);
+    program.sync().exits(1).says(["freshclam asked for nothing: done"]);
+    let pid = std::fs::read_to_string(pid).unwrap();
+    wait_for("its end", || is_gone(&pid).then_some(()));
+}
+
+/// Whether processes have ended. One whose parent is gone is reaped by init, which may take a moment.
+fn is_gone(pids: &str) -> bool {
+    pids.split_whitespace().all(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    })
 }
 
 /// Whom it may ask, and that nothing of ours is in its environment.

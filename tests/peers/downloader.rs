@@ -1,4 +1,9 @@
 //! The site's own freshclam and cvdupdate as downloaders, against a CDN that answers nobody else.
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
 use support::{
     cdn::{Cdn, Fault, Front},
     clients::{Cvdupdate, Freshclam, freshclam_of_test},
@@ -6,8 +11,8 @@ use support::{
     name_server::{NameServer, time_s},
     namespace, peer,
     peers::Peers,
-    program::Program,
-    talos, wait_for,
+    program::{Program, script},
+    skip, talos, wait_for,
 };
 
 /// A strict CDN that has `test` up to `version`.
@@ -183,6 +188,119 @@ fn kill_with(path: &str) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
+}
+
+/// A client that knows of a newer version makes the mirror ask at once: by the client's name, and not by the downloader's.
+#[test]
+fn what_a_client_asks_for_is_pulled_through_by_its_own_name() {
+    if !namespace::inside("what_a_client_asks_for_is_pulled_through_by_its_own_name") {
+        return;
+    }
+    let (cdn, front) = strict(3);
+    let program = Program::new("freshclam").set("pull-through", "true").set("backfill", "0");
+    let Some((program, _keep)) = fed(program, &front) else { return };
+    let server = program.serve();
+    server.publishes(3);
+    wait_for("the first round's end", || program.status()["next_check_in_s"].as_u64());
+    let by_downloader = front.asked()[0].agent.clone();
+    // Only the client is told by DNS.
+    let names = NameServer::at("127.0.0.1:53");
+    names.set("current.cvd.clamav.net", &format!("1.4.6:63:28000:{}:1:90:49192:339", time_s(60)));
+    names.set("test.cvd.clamav.net", &format!("5:{}", time_s(60)));
+    (4..=5).for_each(|version| cdn.publish_talos(version));
+    // One that the CDN turns away changes nothing for those that come after it.
+    assert_eq!(server.get("/test-4.cdiff").status, 502);
+    let lines = format!("DatabaseMirror {}\nDNSDatabaseInfo current.cvd.clamav.net\n", server.url());
+    let Some(client) = Freshclam::with(&lines) else { return };
+    client.put("test.cvd", &talos("test-3.cvd"));
+    client.update(&[]).exits(0).says(["test.cld updated (version: 5,"]);
+    let asked = front.asked();
+    assert_eq!((asked[0].agent.as_str(), asked[0].status), (support::wire::AGENT, 403), "{asked:?}");
+    for file in ["/test-4.cdiff", "/test-5.cdiff"] {
+        let passed: Vec<_> = asked[1..].iter().filter(|it| it.target == file).collect();
+        assert_eq!(passed.len(), 1, "{asked:?}");
+        let agent = &passed[0].agent;
+        assert!(agent.starts_with("ClamAV/1.") && *agent != by_downloader, "{asked:?}");
+        assert_eq!(passed[0].via.as_deref(), Some("1.1 cvdmirror"));
+    }
+    // The downloader's runs are its own still.
+    program.sync().exits(0);
+    assert!(program.cat("test-5.cvd") == talos("test-5.cvd"));
+    let asked = front.asked();
+    assert!(asked.iter().all(|it| it.agent == by_downloader && it.via.is_none()), "{asked:?}");
+    assert!(!asked.iter().any(|it| it.is_full()), "{asked:?}");
+}
+
+/// With `downloader_user`: its own directory is its own, and nothing else.
+#[test]
+fn root_runs_it_as_another_user_who_can_change_nothing_else() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root can run it as another user");
+    }
+    let (cdn, front) = strict(3);
+    let Some((program, (dir, peers))) = fed(Program::new("freshclam"), &front) else { return };
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    [dir.path(), program.dir.path()].into_iter().chain(peers.iter().map(Peers::libraries)).for_each(open);
+    let real = match &peers {
+        Some(_) => dir.path().join("freshclam"),
+        None => peer("freshclam").unwrap(),
+    };
+    let paths = dir.path().join("paths");
+    let text = format!(
+        "#!/bin/sh\nid -un >$HOME/who; id -G >>$HOME/who\n\
+         while read -r path; do [ -w $path ] && echo w $path; [ -r $path ] && echo r $path; done <{} >$HOME/may\n\
+         exec {} \"$@\"\n",
+        paths.display(),
+        real.display()
+    );
+    let spy = script(dir.path(), "spy", &text);
+    let program = program.set("freshclam-path", spy.to_str().unwrap()).set("downloader-user", "nobody");
+    fs::write(&paths, "").unwrap();
+    program.sync().exits(0).says(["nothing -> 3 published"]);
+    let (data, own) = (program.data(), program.data().join("freshclam"));
+    // Beside a server, whose socket is there too.
+    let server = program.serve();
+    server.publishes(3);
+    wait_for("the first round's end", || program.status()["next_check_in_s"].as_u64());
+    let elsewhere = below(&data).into_iter().filter(|path| !path.starts_with(&own)).collect::<Vec<_>>();
+    for name in ["store", "tmp", "state.redb", "lock", "control"] {
+        assert!(elsewhere.contains(&data.join(name)), "{name} in {elsewhere:?}");
+    }
+    fs::write(&paths, elsewhere.iter().map(|path| format!("{}\n", path.display())).collect::<String>())
+        .unwrap();
+    (4..=5).for_each(|version| cdn.publish_talos(version));
+    program.sync().exits(0).says(["3 -> 5 published"]);
+    let said = |name: &str| fs::read_to_string(own.join(name)).unwrap();
+    let group = fs::metadata(&own).unwrap().gid();
+    assert_eq!(said("who"), format!("nobody\n{group}\n"));
+    assert_eq!(said("may"), "");
+    let nobody = fs::metadata(&own).unwrap().uid();
+    assert_ne!(nobody, 0);
+    let within = below(&own);
+    assert!(within.len() > 4, "{within:?}");
+    for path in within {
+        assert_eq!(fs::metadata(&path).unwrap().uid(), nobody, "{}", path.display());
+    }
+    // A directory on the way that is closed to it is named, with what opens it.
+    fs::set_permissions(program.dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let closed = program.dir.path().display();
+    program.sync().exits(1).says([
+        &format!("the user that freshclam is run as may not enter {closed}"),
+        &format!("chmod o+x {closed}"),
+    ]);
+    assert_eq!(program.version(), Some(5));
+}
+
+/// A directory, and everything below it.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![dir.to_owned()];
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(below(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
 }
 
 #[test]

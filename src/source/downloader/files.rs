@@ -3,7 +3,7 @@ use super::{Fault, Setup, refused};
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -44,6 +44,8 @@ pub(super) fn user(setup: &Setup, dir: &Path) -> Result<Option<(u32, u32)>, Faul
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
+    let data_dir = dir.parent().unwrap_or(dir);
+    let owner = fs::metadata(data_dir).map_err(refused(data_dir))?;
     let ids = match &setup.user {
         Some(name) => {
             let path = Path::new("/etc/passwd");
@@ -56,17 +58,35 @@ pub(super) fn user(setup: &Setup, dir: &Path) -> Result<Option<(u32, u32)>, Faul
             });
             ids.ok_or_else(|| Fault::NoUser(name.clone()))?
         }
-        None => {
-            let data_dir = dir.parent().unwrap_or(dir);
-            let owner = fs::metadata(data_dir).map_err(refused(data_dir))?;
-            (owner.uid(), owner.gid())
-        }
+        None => (owner.uid(), owner.gid()),
     };
     if ids.0 == 0 {
         return Ok(None);
     }
+    if !may_enter(&owner, ids) {
+        // On the way to its own directory. What else is there is closed to it, and cannot be listed.
+        let mode = fs::Permissions::from_mode((owner.mode() & 0o7777) | ENTER_OTHERS);
+        fs::set_permissions(data_dir, mode).map_err(refused(data_dir))?;
+    }
     give(dir, ids)?;
     Ok(Some(ids))
+}
+
+/// The right of others to pass through a directory.
+const ENTER_OTHERS: u32 = 0o001;
+
+/// The first directory, from the inside, that its mode closes to a user.
+pub(super) fn closed(path: &Path, ids: (u32, u32)) -> Option<&Path> {
+    path.ancestors().find(|dir| fs::metadata(dir).is_ok_and(|meta| !may_enter(&meta, ids)))
+}
+
+fn may_enter(dir: &fs::Metadata, (uid, gid): (u32, u32)) -> bool {
+    let shift = match (dir.uid() == uid, dir.gid() == gid) {
+        (true, _) => 6,
+        (false, true) => 3,
+        (false, false) => 0,
+    };
+    (dir.mode() >> shift) & ENTER_OTHERS != 0
 }
 
 /// Gives a directory and what is in it to a user.

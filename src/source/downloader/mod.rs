@@ -160,6 +160,14 @@ pub enum Fault {
     /// There is no such user.
     #[error("this machine has no user {0}")]
     NoUser(String),
+    /// Its user cannot get to its directory.
+    #[error("the user that {tool} is run as may not enter {}", dir.display())]
+    Closed {
+        /// Which.
+        tool: Tool,
+        /// The directory in the way.
+        dir: PathBuf,
+    },
     /// The operating system refuses.
     #[error("{}: {}", path.display(), crate::units::os(why))]
     Io {
@@ -175,7 +183,12 @@ impl Fault {
     fn is_local(&self) -> bool {
         matches!(
             self,
-            Self::Missing(_) | Self::TooOld { .. } | Self::Barred { .. } | Self::NoUser(_) | Self::Io { .. }
+            Self::Missing(_)
+                | Self::TooOld { .. }
+                | Self::Barred { .. }
+                | Self::NoUser(_)
+                | Self::Closed { .. }
+                | Self::Io { .. }
         )
     }
 }

@@ -1,10 +1,17 @@
 //! One run of another program: without a shell, in an environment and a process group of its own, for a bounded time.
-use super::{Fault, Tool, refused};
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::{ffi::OsString, path::Path, process::Stdio, sync::Arc, time::Duration};
+use super::{Fault, Tool, files::closed, refused};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use std::{
+    ffi::OsString,
+    io,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
-    process::Command,
+    process::{Child, Command},
+    task::spawn_blocking,
     time::timeout,
 };
 
@@ -49,13 +56,46 @@ impl Ended {
     }
 }
 
-/// Ends a process group when it is dropped, however that comes.
-struct Group(Option<Pid>);
+/// A process that leads a group of its own. The group is killed while its leader, running or ended, is not reaped yet:
+/// until then no other process can have its number.
+struct Leader {
+    child: Child,
+    /// None once it is reaped.
+    pid: Option<Pid>,
+}
 
-impl Drop for Group {
-    fn drop(&mut self) {
+impl Leader {
+    fn start(command: &mut Command) -> io::Result<Self> {
+        let child = command.process_group(0).kill_on_drop(true).spawn()?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        Ok(Self { child, pid })
+    }
+
+    /// Waits for its end, and ends what it leaves behind.
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        if let Some(pid) = self.pid {
+            // Leaves it to be reaped. Whoever drops this meanwhile kills it, and with that ends the wait.
+            let ended = move || waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            spawn_blocking(ended).await??;
+        }
+        self.end().await
+    }
+
+    /// Ends the group, and reaps the leader.
+    async fn end(&mut self) -> io::Result<ExitStatus> {
+        self.kill_group();
+        self.child.wait().await
+    }
+
+    fn kill_group(&mut self) {
         // An error means that nobody of it is left.
-        let _ = self.0.map(|pid| kill_process_group(pid, Signal::KILL));
+        let _ = self.pid.take().map(|pid| kill_process_group(pid, Signal::KILL));
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.kill_group();
     }
 }
 
@@ -67,24 +107,26 @@ impl Job<'_> {
         command.args(args).current_dir(dir).env_clear();
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", dir).env("LANG", "C.UTF-8");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
         if let Some((uid, gid)) = user {
             command.uid(uid).gid(gid);
         }
-        let mut child = command.spawn().map_err(refused(program))?;
-        let group = Group(child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())));
-        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let mut leader = Leader::start(&mut command).map_err(|why| {
+            let user = user.filter(|_| why.kind() == io::ErrorKind::PermissionDenied);
+            match user.and_then(|ids| closed(dir, ids)) {
+                Some(dir) => Fault::Closed { tool, dir: dir.into() },
+                None => refused(program)(why),
+            }
+        })?;
+        let (out, err) = (leader.child.stdout.take(), leader.child.stderr.take());
         let ended = timeout(longest, async {
-            let (out, err, status) = tokio::join!(tail(out), tail(err), child.wait());
+            let (out, err, status) = tokio::join!(tail(out), tail(err), leader.wait());
             status.map(|status| Ended { code: status.code(), said: out + &err })
         });
-        let ended = ended.await;
-        drop(group);
-        match ended {
-            Ok(ended) => ended.map_err(|why| Fault::Io { path: program.into(), why: Arc::new(why) }),
+        match ended.await {
+            Ok(ended) => ended.map_err(refused(program)),
             Err(_) => {
                 // Reaped, so that it is gone when the next one starts.
-                let _ = child.wait().await;
+                let _ = leader.end().await;
                 Err(Fault::TimedOut { tool, after_s: longest.as_secs() })
             }
         }
