@@ -345,7 +345,7 @@ impl Service {
         };
         let mut listeners = Listeners::from(listeners);
         let following = tls.map(|(listener, tls)| {
-            listeners.add(listener, tls.clone());
+            listeners.add(listener, Some(tls.clone()));
             tokio::spawn(async move { tls.follow().await })
         });
         let result = http::serve(listeners, Arc::new(site), Limits::default(), async {

@@ -231,9 +231,9 @@ trait Listener: Send + 'static {
 pub struct Listeners(Vec<(TcpListener, Option<Arc<Tls>>)>);
 
 impl Listeners {
-    /// Adds one that speaks TLS.
-    pub fn add(&mut self, listener: TcpListener, tls: Arc<Tls>) {
-        self.0.push((listener, Some(tls)));
+    /// Adds one, which speaks TLS or not.
+    pub fn add(&mut self, listener: TcpListener, tls: Option<Arc<Tls>>) {
+        self.0.push((listener, tls));
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use support::{
     clients::Freshclam,
@@ -163,23 +163,31 @@ fn a_certificate_is_read_again_and_one_that_is_broken_leaves_the_old_in_force() 
 }
 
 #[test]
-fn the_doctor_says_that_a_certificate_has_expired_and_whom_it_is_for() {
+fn the_doctor_says_how_long_a_certificate_is_valid_and_whom_it_is_for() {
     let upstream = Upstream::talos(3);
     let program = Program::new(&upstream.url());
-    let (key, cert_file, key_file) = (
-        KeyPair::generate().unwrap(),
-        program.dir.path().join("old.crt"),
-        program.dir.path().join("old.key"),
-    );
-    let mut params = CertificateParams::new(vec!["elsewhere.example".to_owned()]).unwrap();
-    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-    fs::write(&cert_file, params.self_signed(&key).unwrap().pem()).unwrap();
+    let (key, cert_file, key_file) =
+        (KeyPair::generate().unwrap(), program.dir.path().join("a.crt"), program.dir.path().join("a.key"));
     fs::write(&key_file, key.serialize_pem()).unwrap();
     let program =
         program.set("tls-cert", cert_file.to_str().unwrap()).set("tls-key", key_file.to_str().unwrap());
-    let ran = program.run(&["doctor"]).exits(1);
-    let said = process::joined(&ran.stdout);
-    assert!(said.contains("old.crt: has expired") && said.contains("old.crt is not for"), "{ran}");
+    let day = |days: u64| SystemTime::now() + Duration::from_secs(days * 86_400 + 3600);
+    let since = SystemTime::now() - Duration::from_secs(86_400);
+    for (begins, ends, is_found, said) in [
+        (since, since, true, "a.crt: has expired"),
+        (day(1), day(90), true, "a.crt: is not valid yet"),
+        (since, day(13), true, "a.crt: expires in 13 days"),
+        (since, day(14), false, "a.crt is valid for another 14 days"),
+    ] {
+        let mut params = CertificateParams::new(vec!["elsewhere.example".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (begins.into(), ends.into());
+        fs::write(&cert_file, params.self_signed(&key).unwrap().pem()).unwrap();
+        let ran = program.run(&["doctor"]);
+        let words = process::joined(&ran.stdout);
+        assert!(words.contains(said) && words.contains("a.crt is not for"), "{said}: {ran}");
+        let renew = "renew the certificate";
+        assert_eq!(words.contains(renew), is_found && !said.contains("not valid yet"), "{ran}");
+    }
     // Half a pair is an error of the settings.
     program.set("tls-key", "").run(&["config", "check"]).exits(2).says(["tls_key"]);
 }

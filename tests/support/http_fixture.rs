@@ -2,7 +2,7 @@
 use cvdmirror::{
     cvd::{Database, FileKind, FileName},
     hot::HotSet,
-    http::{Aliases, Limits, Metrics, Site, serve},
+    http::{Aliases, Limits, Listeners, Metrics, Site, Tls, serve},
     mirror::{Command, Handle, Published, Snapshot, Standing, memory::DatabaseState},
     trouble::Told,
 };
@@ -148,6 +148,22 @@ impl Server {
         Self::hot(dir, aliases, limits, HotSet::new(512 << 20)).await
     }
     pub async fn hot(dir: tempfile::TempDir, aliases: Aliases, limits: Limits, hot: Arc<HotSet>) -> Self {
+        Self::on(Listeners::default(), dir, aliases, limits, hot).await
+    }
+    /// One that speaks TLS too: at the second address.
+    pub async fn tls(dir: tempfile::TempDir, limits: Limits, tls: Tls) -> (Self, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, mut listeners) = (listener.local_addr().unwrap(), Listeners::default());
+        listeners.add(listener, Some(Arc::new(tls)));
+        (Self::on(listeners, dir, Aliases::Redirect, limits, HotSet::new(512 << 20)).await, address)
+    }
+    async fn on(
+        mut listeners: Listeners,
+        dir: tempfile::TempDir,
+        aliases: Aliases,
+        limits: Limits,
+        hot: Arc<HotSet>,
+    ) -> Self {
         let corrupt = Arc::new(Mutex::new(Vec::new()));
         let told = corrupt.clone();
         let (mirror, mut commands) = Handle::new(standing(dir.path()));
@@ -173,7 +189,8 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(serve(vec![listener], site.clone(), limits, async {
+        listeners.add(listener, None);
+        let task = tokio::spawn(serve(listeners, site.clone(), limits, async {
             let _ = stopped.await;
         }));
         Self { addr, site, corrupt, stop: Some(stop), task, dir }

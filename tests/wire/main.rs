@@ -13,3 +13,4 @@ mod metrics_prometheus;
 mod page;
 mod page_browser;
 mod seen;
+mod tls;
