@@ -89,6 +89,10 @@ impl From<&Fault> for Trouble {
             Fault::TimedOut { .. } => trouble("downloader_timeout = \"TIME\" that is longer".into()),
             Fault::Idle { .. } | Fault::Nothing(_) => trouble(String::new()),
             Fault::NoUser(_) => trouble("downloader_user = \"NAME\" of one that it has".into()),
+            Fault::NotRun { tool, program, .. } => trouble(format!(
+                "{tool}_path = \"FILE\" of one that can, or chmod a+rx {}",
+                program.display()
+            )),
             Fault::Closed { dir, .. } => {
                 trouble(format!("chmod o+x {}, or downloader_user = \"NAME\" of one that may", dir.display()))
             }

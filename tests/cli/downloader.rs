@@ -38,7 +38,16 @@ fn each_way_to_fail_is_named_and_what_is_held_stays() {
     script(dir.path(), "freshclam", old);
     program.sync().exits(1).says(["freshclam 0.102.4 is too old: 0.103.2 is the oldest"]);
     program.run(&["doctor"]).exits(1).says(["freshclam 0.102.4 is too old"]);
-    std::fs::remove_file(dir.path().join("freshclam")).unwrap();
+    let file = dir.path().join("freshclam");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let path = file.display();
+    program.sync().exits(1).says([&format!("{path} cannot be run: Permission denied"), "chmod a+rx"]);
+    script(dir.path(), "freshclam", "#!/nowhere/sh\n");
+    program
+        .sync()
+        .exits(1)
+        .says([&format!("{path} cannot be run: No such file or directory"), "freshclam_path"]);
+    std::fs::remove_file(&file).unwrap();
     program.sync().exits(1).says(["freshclam is not installed", "apt install clamav-freshclam"]);
     program.run(&["doctor"]).exits(1).says(["freshclam is not installed"]);
     let program = program.set("downloader-user", "nobody-at-all");

@@ -160,6 +160,16 @@ pub enum Fault {
     /// There is no such user.
     #[error("this machine has no user {0}")]
     NoUser(String),
+    /// What is there cannot be run.
+    #[error("{} cannot be run: {why}", program.display())]
+    NotRun {
+        /// Which.
+        tool: Tool,
+        /// Its path.
+        program: PathBuf,
+        /// Why, in the system's words.
+        why: String,
+    },
     /// Its user cannot get to its directory.
     #[error("the user that {tool} is run as may not enter {}", dir.display())]
     Closed {
@@ -187,6 +197,7 @@ impl Fault {
                 | Self::TooOld { .. }
                 | Self::Barred { .. }
                 | Self::NoUser(_)
+                | Self::NotRun { .. }
                 | Self::Closed { .. }
                 | Self::Io { .. }
         )

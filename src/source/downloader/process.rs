@@ -1,5 +1,6 @@
 //! One run of another program: without a shell, in an environment and a process group of its own, for a bounded time.
 use super::{Fault, Tool, files::closed, refused};
+use crate::units::os;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::{
     ffi::OsString,
@@ -110,12 +111,14 @@ impl Job<'_> {
         if let Some((uid, gid)) = user {
             command.uid(uid).gid(gid);
         }
-        let mut leader = Leader::start(&mut command).map_err(|why| {
-            let user = user.filter(|_| why.kind() == io::ErrorKind::PermissionDenied);
-            match user.and_then(|ids| closed(dir, ids)) {
-                Some(dir) => Fault::Closed { tool, dir: dir.into() },
-                None => refused(program)(why),
+        let mut leader = Leader::start(&mut command).map_err(|why| match why.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound => {
+                match user.and_then(|ids| closed(dir, ids)) {
+                    Some(dir) => Fault::Closed { tool, dir: dir.into() },
+                    None => Fault::NotRun { tool, program: program.into(), why: os(&why) },
+                }
             }
+            _ => refused(program)(why),
         })?;
         let (out, err) = (leader.child.stdout.take(), leader.child.stderr.take());
         let ended = timeout(longest, async {
