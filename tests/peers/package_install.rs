@@ -1,14 +1,16 @@
 //! From the package to a client that is up to date, in the five commands of packaging/doc/install.md, on a machine of
 //! its own with a real systemd, apt and freshclam.
 //!
-//! What stands in for the world outside: the mirror's source is another mirror, which has the Talos-signed database
-//! `test`, and freshclam is told to follow that one, by lines that were there before the five commands.
+//! What stands in for the world outside: a CDN that answers freshclam and cvdupdate alone, and has the Talos-signed database
+//! `test`. freshclam is told to follow that one, by lines that were there before the five commands. What feeds the mirror is
+//! the default: the machine's freshclam, run by the packaged unit.
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 use support::{
+    cdn::{Cdn, Front},
     machine::Machine,
     peer,
     process::{self, Ran},
@@ -67,51 +69,66 @@ fn five_commands_lead_from_the_package_to_an_updated_client() {
     let Some(machine) = Machine::boot() else { return };
     let before = left_behind(&machine);
 
-    // The world outside: an upstream, and names that lead to it and to the mirror.
-    for name in ["test.cvd", "test-2.cdiff", "test-3.cdiff", "test-4.cdiff", "test-5.cdiff"] {
-        let of = if name == "test.cvd" { "test-5.cvd" } else { name };
-        machine.put(&format!("/srv/upstream/{name}"), talos(of));
-    }
-    fs::copy(env!("CARGO_BIN_EXE_cvdmirror"), machine.path("/srv/upstream-mirror")).unwrap();
-    let settings = "--config /dev/null --data-dir /srv/data --source dir:/srv/upstream --database test";
-    machine.run(&format!("/srv/upstream-mirror sync {settings}")).exits(0);
-    let listen = "--listen 127.0.0.1:9000";
-    machine
-        .run(&format!("systemd-run -p Type=notify -- /srv/upstream-mirror serve {settings} {listen}"))
-        .exits(0);
-    machine.run("echo 127.0.0.1 upstream.example.net mirror.example.lan >>/etc/hosts").exits(0);
+    // The world outside: a CDN, and names that lead to it and to the mirror.
+    let cdn = Cdn::talos(4);
+    let front = cdn.front_on(machine.listen("127.0.0.1:9000"));
+    front.is_strict(4);
+    machine.run("echo 127.0.0.1 cdn.example.net mirror.example.lan >>/etc/hosts").exits(0);
     machine.put(
         "/etc/systemd/system/cvdmirror.service.d/outside.conf",
         // systemd refuses more than five starts in ten seconds, and this test is quicker than people.
-        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nEnvironment=CVDMIRROR_SOURCE=http://upstream.example.net:9000 CVDMIRROR_TXT_RECORD=none \
-         CVDMIRROR_DATABASE=test\n",
+        "[Unit]\nStartLimitIntervalSec=0\n[Service]\nEnvironment=CVDMIRROR_UPSTREAM=http://cdn.example.net:9000 \
+         CVDMIRROR_TXT_RECORD=none CVDMIRROR_DATABASE=test\n",
     );
     let follow =
         "ExcludeDatabase main\nExcludeDatabase daily\nExcludeDatabase bytecode\nExtraDatabase test\n";
     machine.run(&format!("printf '{follow}' >>/etc/clamav/freshclam.conf")).exits(0);
     machine.run("rm -f /var/lib/clamav/* /var/log/clamav/freshclam.log").exits(0);
-    machine.put(
-        &format!("/root/{}", package.file_name().unwrap().to_str().unwrap()),
-        fs::read(&package).unwrap(),
-    );
+    take_there(&machine, &package);
 
     let said = does(&machine, "Five commands");
     assert_eq!(said.len(), 5);
-    assert!(said[2].stdout.contains("5 published"), "{}", said[2]);
+    assert!(said[2].stdout.contains("4 published"), "{}", said[2]);
     let log = wait_for("freshclam's update", || {
         let log = fs::read_to_string(machine.path("/var/log/clamav/freshclam.log")).ok()?;
-        log.contains("test.cvd updated (version: 5,").then_some(log)
+        log.contains("test.cvd updated (version: 4,").then_some(log)
     });
     assert!(log.contains("mirror.example.lan"), "{log}");
     wait_for("the database", || {
-        (fs::read(machine.path("/var/lib/clamav/test.cvd")).ok()? == talos("test-5.cvd")).then_some(())
+        (fs::read(machine.path("/var/lib/clamav/test.cvd")).ok()? == talos("test-4.cvd")).then_some(())
     });
 
+    is_fed_by_freshclam_alone(&machine, &cdn, &front);
     holds_what_a_package_should(&machine);
     is_confined(&machine);
     answers_on_port_53_where_it_is_told_to(&machine);
     is_replaced_when_it_stands_still(&machine);
     goes_without_a_trace(&machine, &before);
+}
+
+/// Puts the package where the five commands find it.
+fn take_there(machine: &Machine, package: &Path) {
+    let name = package.file_name().unwrap().to_str().unwrap();
+    machine.put(&format!("/root/{name}"), fs::read(package).unwrap());
+}
+
+/// The unit's sandbox lets freshclam work, and the CDN heard of nobody else: a version costs a header and its CDIFF.
+fn is_fed_by_freshclam_alone(machine: &Machine, cdn: &Cdn, front: &Front) {
+    let asked = front.asked();
+    assert_eq!(asked.iter().filter(|request| request.is_full()).count(), 1, "{asked:?}");
+    cdn.publish_talos(5);
+    machine.run("cvdmirror sync").exits(0).says(["4 -> 5 published"]);
+    let moved = front.asked();
+    let shown: Vec<_> = moved.iter().map(|request| (request.target.as_str(), request.status)).collect();
+    assert_eq!(shown, [("/test.cvd", 206), ("/test-5.cdiff", 200)]);
+    for request in asked.iter().chain(&moved) {
+        assert!(request.agent.starts_with("ClamAV/1.") && request.agent.contains("UUID"), "{request:?}");
+    }
+    machine.run("sudo -u cvdmirror cvdmirror store cat test-5.cvd >/root/test-5.cvd").exits(0);
+    assert!(fs::read(machine.path("/root/test-5.cvd")).unwrap() == talos("test-5.cvd"));
+    let owner = machine.out("stat -c %U:%G /var/lib/cvdmirror/freshclam /var/lib/cvdmirror/freshclam/db");
+    assert_eq!(owner, "cvdmirror:cvdmirror\ncvdmirror:cvdmirror");
+    machine.run("cvdmirror doctor").says(["freshclam"]).never_says("AppArmor");
 }
 
 fn unit(machine: &Machine, property: &str) -> String {
@@ -230,6 +247,69 @@ fn goes_without_a_trace(machine: &Machine, before: &str) {
     machine.run("rm -r /etc/systemd/system/cvdmirror.service.d").exits(0);
     assert_eq!(left_behind(machine), before);
     machine.run("getent passwd cvdmirror").exits(2);
+}
+
+const PROFILE: &str = "/etc/apparmor.d/usr.bin.freshclam";
+const ADDITIONS: &str = "/etc/apparmor.d/local/usr.bin.freshclam";
+const RULE: &str = "/var/lib/cvdmirror/freshclam/** krw,";
+
+/// Whatever is installed first, once and again; the kernel's own part is not asked here.
+#[test]
+fn apparmor_allows_freshclam_its_directory_as_long_as_the_package_is_there() {
+    let Some(package) = package() else { return };
+    for program in ["dpkg-deb", "nsenter", "setpriv"] {
+        if peer(program).is_none() {
+            return;
+        }
+    }
+    let Some(machine) = Machine::boot() else { return };
+    take_there(&machine, &package);
+    let install = "dpkg -i /root/cvdmirror_*.deb";
+    let additions = || fs::read_to_string(machine.path(ADDITIONS)).ok();
+    let block = format!("# cvdmirror begin\n{RULE}\n# cvdmirror end\n");
+    // Another program in freshclam's place, whose reload is seen.
+    machine.put("/usr/sbin/apparmor_parser", "#!/bin/sh\necho \"$@\" >>/root/reloaded\n");
+    machine.put("/usr/bin/aa-enabled", "#!/bin/sh\nexit 0\n");
+    machine.run("chmod +x /usr/sbin/apparmor_parser /usr/bin/aa-enabled").exits(0);
+    let reloads = || {
+        let lines = fs::read_to_string(machine.path("/root/reloaded")).unwrap_or_default();
+        lines.lines().filter(|line| line.ends_with(PROFILE)).count()
+    };
+
+    // Without freshclam there is nothing to allow, until that comes.
+    machine.run("dpkg --purge --force-depends clamav-freshclam").exits(0);
+    machine.run(&format!("rm -f {PROFILE} {ADDITIONS}")).exits(0);
+    machine.run(install).exits(0);
+    assert_eq!((additions(), reloads()), (None, 0));
+    machine.put("/root/freshclam/etc/apparmor.d/usr.bin.freshclam", "# a profile\n");
+    machine.put(
+        "/root/freshclam/DEBIAN/control",
+        "Package: clamav-freshclam\nVersion: 9\nArchitecture: all\nMaintainer: nobody <nobody@example.net>\nDescription: one\n",
+    );
+    machine
+        .run("dpkg-deb --build /root/freshclam /root/freshclam.deb && dpkg -i /root/freshclam.deb")
+        .exits(0);
+    assert_eq!((additions(), reloads()), (Some(block.clone()), 1));
+    // Again and again: once.
+    machine.run(install).exits(0);
+    machine.run("dpkg -i /root/freshclam.deb").exits(0);
+    assert_eq!((additions(), reloads()), (Some(block.clone()), 1));
+
+    // An admin's own lines stay, though the last has no end.
+    let own = "# mine\n/srv/mine/** r,";
+    machine.run("dpkg --remove cvdmirror").exits(0);
+    assert_eq!((additions(), reloads()), (Some(String::new()), 2));
+    machine.put(ADDITIONS, own);
+    machine.run(install).exits(0);
+    assert_eq!(additions(), Some(format!("{own}\n{block}")));
+    machine.put(ADDITIONS, format!("{own}\n# cvdmirror begin\n{RULE}\n/srv/other/** r,\n# cvdmirror end\n"));
+    machine.run("dpkg --purge cvdmirror").exits(0);
+    assert_eq!(additions(), Some(format!("{own}\n/srv/other/** r,\n")));
+    // As does the rule where it was the admin's.
+    machine.put(ADDITIONS, format!("{RULE}\n"));
+    machine.run(install).exits(0);
+    machine.run("dpkg --purge cvdmirror").exits(0);
+    assert_eq!(additions(), Some(format!("{RULE}\n")));
 }
 
 #[test]

@@ -6,10 +6,14 @@ use super::{
     process::{self, Ran},
     skip, wait_for,
 };
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs,
+    net::TcpListener,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    thread,
 };
 use tempfile::TempDir;
 
@@ -100,6 +104,20 @@ impl Machine {
     /// Its first process, as numbered out here: its namespaces have no other name.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Listens on an address of its network.
+    pub fn listen(&self, address: &str) -> TcpListener {
+        let network = fs::File::open(format!("/proc/{}/ns/net", self.pid)).unwrap();
+        // The thread that goes there does not come back.
+        let there = thread::scope(|scope| {
+            let going = scope.spawn(|| {
+                move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                TcpListener::bind(address)
+            });
+            going.join().unwrap()
+        });
+        there.unwrap()
     }
 
     /// Puts a file there, and makes the directories it needs.
