@@ -3,7 +3,7 @@
 use super::{Check, ClientConf, finding};
 use crate::{
     config::PullConfig,
-    pull::clamd::Address,
+    pull::{clamd::Address, clamd_conf::ClamdConf},
     trouble::{Trouble, TroubleKind},
     units::size,
 };
@@ -57,17 +57,9 @@ pub(super) fn check(conf: ClientConf<'_>, pull: &PullConfig, machine: &Machine) 
 }
 
 fn lint(text: &str, pull: &PullConfig, machine: &Machine) -> Vec<Trouble> {
-    // As ClamAV reads it: an option a line, its value after spaces; the last one wins.
-    let value = |name: &str| {
-        let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-        let mut values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '\t']));
-        values.next_back().map(|value| value.trim().trim_matches('"').to_owned())
-    };
-    let is_on = |name: &str, default: bool| {
-        value(name).map_or(default, |value| matches!(&*value.to_ascii_lowercase(), "yes" | "true" | "1"))
-    };
+    let conf = ClamdConf(text);
     let mut findings = Vec::new();
-    let directory = value("DatabaseDirectory").unwrap_or_else(|| "/var/lib/clamav".into());
+    let directory = conf.directory();
     if Path::new(&directory) != pull.into {
         findings.push(finding(
             TroubleKind::ClientConf,
@@ -76,12 +68,8 @@ fn lint(text: &str, pull: &PullConfig, machine: &Machine) -> Vec<Trouble> {
             format!("into = \"{directory}\""),
         ));
     }
-    let socket = value("LocalSocket").map(|path| Address::Unix(path.into()));
-    let port = value("TCPSocket").map(|port| {
-        Address::Tcp(format!("{}:{port}", value("TCPAddr").unwrap_or_else(|| "127.0.0.1".into())))
-    });
-    let check_s = value("SelfCheck").map_or(Some(600), |seconds| seconds.parse::<u64>().ok());
-    match (&pull.clamd, [socket, port].into_iter().flatten().collect::<Vec<_>>().as_slice()) {
+    let check_s = conf.self_check_s();
+    match (&pull.clamd, conf.addresses().as_slice()) {
         (_, []) => findings.push(finding(
             TroubleKind::ClientConf,
             "clamd listens nowhere: neither LocalSocket nor TCPSocket is set",
@@ -109,7 +97,7 @@ fn lint(text: &str, pull: &PullConfig, machine: &Machine) -> Vec<Trouble> {
         )),
         _ => {}
     }
-    if !is_on("ConcurrentDatabaseReload", true) {
+    if !conf.is_on("ConcurrentDatabaseReload", true) {
         findings.push(finding(
             TroubleKind::ClientConf,
             "ConcurrentDatabaseReload is off",

@@ -3,6 +3,7 @@
 //! Its VERSION names the version of the daily database that its engine was made of, so that says when a new daily is in
 //! force. Of other databases only its log tells; it is read where the socket's owner says which configuration it runs
 //! with. Where neither tells, clamd has been told and that is all that can be known.
+use super::clamd_conf::{self, ClamdConf};
 use std::{
     fmt,
     fs::{self, File},
@@ -22,7 +23,6 @@ const MAX_ANSWER_BYTES: u64 = 4096;
 const MAX_LOG_BYTES: u64 = 1 << 20;
 /// clamd is gone for a moment while it is started anew; after so long it is taken for dead.
 const GONE: Duration = Duration::from_secs(5);
-const DEFAULT_CONFIG: &str = "/etc/clamav/clamd.conf";
 
 /// Where clamd listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +51,8 @@ pub enum Proof {
     Log,
     /// Nothing tells; it has been told.
     Told,
+    /// It was not told, and looks by itself every so many seconds.
+    SelfCheck(u64),
 }
 
 /// What goes wrong with clamd.
@@ -181,8 +183,8 @@ impl Address {
     /// Its log, from its present end on.
     fn log(&self) -> Option<Log> {
         let Self::Unix(socket) = self else { return None };
-        let config = config_of(socket).unwrap_or_else(|| DEFAULT_CONFIG.into());
-        Log::of(&config)
+        // Where the socket is systemd's, that does not tell.
+        Log::of(&config_of(socket).unwrap_or_else(|| clamd_conf::DEFAULT.into()))
     }
 }
 
@@ -194,24 +196,10 @@ fn exchange(mut stream: impl Read + Write, command: &str) -> io::Result<String> 
     Ok(String::from_utf8_lossy(&answer[..end]).into_owned())
 }
 
-/// The configuration of the clamd behind a socket, where it runs here and names one.
+/// The configuration of the clamd behind a socket, where it runs here.
 fn config_of(socket: &Path) -> Option<PathBuf> {
     let stream = UnixStream::connect(socket).ok()?;
-    let pid = rustix::net::sockopt::socket_peercred(&stream).ok()?.pid.as_raw_nonzero();
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let mut words = line.split(|&byte| byte == 0).map(String::from_utf8_lossy);
-    if !words.next()?.ends_with("clamd") {
-        return None;
-    }
-    while let Some(word) = words.next() {
-        if let Some(path) = word.strip_prefix("--config-file=") {
-            return Some(path.into());
-        }
-        if word == "-c" || word == "--config-file" {
-            return words.next().map(|path| PathBuf::from(&*path));
-        }
-    }
-    None
+    clamd_conf::of_process(rustix::net::sockopt::socket_peercred(&stream).ok()?.pid)
 }
 
 /// What the log says of the last load.
@@ -231,8 +219,7 @@ struct Log {
 impl Log {
     fn of(config: &Path) -> Option<Self> {
         let settings = fs::read_to_string(config).ok()?;
-        let path = settings.lines().find_map(|line| line.trim().strip_prefix("LogFile "))?;
-        let mut file = File::open(path.trim().trim_matches('"')).ok()?;
+        let mut file = File::open(ClamdConf(&settings).value("LogFile")?).ok()?;
         file.seek(SeekFrom::End(0)).ok()?;
         Some(Self { file, text: String::new() })
     }

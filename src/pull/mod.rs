@@ -4,6 +4,7 @@
 //! databases first; then `directory` brings all of them into force at once, and `clamd` loads them. Whatever goes wrong
 //! before that leaves every file as it was. Needs no store and no server of its own.
 pub mod clamd;
+pub mod clamd_conf;
 mod directory;
 mod fetch;
 mod local;
@@ -274,8 +275,19 @@ impl Pull {
             Some(pending) => self.settle(directory, &pending, report),
             None => {
                 directory.forget_refused();
+                self.leave_to_itself(report);
                 Ok(())
             }
+        }
+    }
+
+    /// Says when a clamd that runs here and is not told will load what was installed.
+    fn leave_to_itself(&self, report: &mut Report) {
+        let Some((self_check_s, address)) = clamd_conf::loading(&self.into) else { return };
+        match self_check_s {
+            Some(0) => report.remarks.push(Remark::Unnoticed { address }),
+            Some(seconds) => report.clamd = Some(Proof::SelfCheck(seconds)),
+            None => {}
         }
     }
 
@@ -360,6 +372,12 @@ impl std::fmt::Display for Proof {
             Self::Version(daily) => write!(f, "clamd has loaded daily {daily}"),
             Self::Log => f.write_str("clamd has loaded it"),
             Self::Told => f.write_str("clamd was told to load it"),
+            Self::SelfCheck(seconds) => {
+                write!(
+                    f,
+                    "clamd loads it by itself, within {seconds} s (SelfCheck); --clamd has it do so at once"
+                )
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a round did, what it noticed, and what went wrong: as values, and in words.
 use super::{
     Form,
-    clamd::{ClamdError, Proof},
+    clamd::{Address, ClamdError, Proof},
     directory::DirectoryError,
     fetch::FetchError,
     make::{NoPatch, Way},
@@ -88,6 +88,11 @@ pub enum Remark {
         database: Database,
         /// Why.
         why: NoPatch,
+    },
+    /// A clamd that runs here is not told of what was installed, and does not look by itself.
+    Unnoticed {
+        /// Where it listens.
+        address: Option<Address>,
     },
     /// The mirror was not told what is here.
     Untold {
@@ -351,6 +356,14 @@ impl fmt::Display for Remark {
             }
             Self::NoPatch { database, why } => {
                 write!(f, "{database}: the full CVD is taken: {}", WithCauses(why))
+            }
+            Self::Unnoticed { address } => {
+                let address = address.as_ref().map_or("SOCKET".to_owned(), Address::to_string);
+                write!(
+                    f,
+                    "clamd goes on with what it has loaded: it does not look by itself (SelfCheck 0), and nobody tells \
+                     it; --clamd {address} does"
+                )
             }
             Self::Untold { why } => write!(f, "the mirror was not told what is here: {why}"),
             Self::NoSign { name, why } => write!(f, "{name} is left out: {why}"),

@@ -30,12 +30,16 @@ struct Clamd {
 
 impl Clamd {
     fn start(peers: &Peers, db: &Path) -> Option<Self> {
+        Self::start_with(peers, db, "")
+    }
+
+    fn start_with(peers: &Peers, db: &Path, more: &str) -> Option<Self> {
         peer("clamd")?;
         let dir = TempDir::new().unwrap();
         let socket = dir.path().join("clamd.ctl");
         let config = dir.path().join("clamd.conf");
         let settings = format!(
-            "Foreground yes\nLocalSocket {}\nLogFile {}\nDatabaseDirectory {}\n",
+            "Foreground yes\nLocalSocket {}\nLogFile {}\nDatabaseDirectory {}\n{more}",
             socket.display(),
             dir.path().join("log").display(),
             db.display()
@@ -354,4 +358,29 @@ fn a_bad_set_is_taken_back_by_the_next_round_too() {
     let clamd = scene.clamd.address().to_owned();
     scene.client.pull(&["--clamd", &clamd]).exits(1).says(["the previous files are back"]);
     assert!(scene.client.files() == before);
+}
+
+/// What pull says of a clamd that it does not tell, by how often that looks by itself; and that it does.
+#[test]
+fn a_clamd_that_is_not_told_looks_by_itself() {
+    let Some(mut scene) = scene(48) else { return };
+    let pull = |scene: &mut Scene| {
+        offer(&scene.mirror, &scene.daily.publish());
+        scene.client.pull(&[]).exits(0)
+    };
+    pull(&mut scene)
+        .says(["clamd loads it by itself, within 600 s (SelfCheck); --clamd has it do so at once"]);
+    assert_eq!(scene.clamd.daily(), Some(1));
+    scene.client.pull(&[]).exits(0).never_says("clamd");
+
+    scene.clamd = Clamd::start_with(&scene.peers, &scene.client.db(), "SelfCheck 1\n").unwrap();
+    pull(&mut scene).says(["clamd loads it by itself, within 1 s (SelfCheck)"]);
+    wait_for("clamd's own look", || (scene.clamd.daily() == Some(3)).then_some(()));
+
+    scene.clamd = Clamd::start_with(&scene.peers, &scene.client.db(), "SelfCheck 0\n").unwrap();
+    let does = format!(
+        "it does not look by itself (SelfCheck 0), and nobody tells it; --clamd {} does",
+        scene.clamd.address()
+    );
+    pull(&mut scene).says(["clamd goes on with what it has loaded", &does]);
 }
