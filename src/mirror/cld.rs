@@ -115,14 +115,14 @@ impl CldMaker {
         let named = view.names().filter_map(|(name, record)| Some((FileName::of_cld(name)?, record.clone())));
         let files = named.collect();
         let now_s = holdings.clock.epoch_s();
-        let signs = self.signer.as_mut().map(|signer| signer.follow(&files, &view, now_s)).transpose();
-        let signs = signs.unwrap_or_else(|e| {
+        let signed = self.signer.as_mut().map(|signer| signer.follow(&files, &view, now_s));
+        let (signs, failed) = signed.unwrap_or_default();
+        if let Some(e) = failed {
             let trouble = Trouble::unsigned_clds(&e);
             tracing::warn!("{trouble}");
             troubles.push(trouble);
-            None
-        });
-        (Clds { files, view: Some(view), signs: signs.unwrap_or_default() }, troubles)
+        }
+        (Clds { files, view: Some(view), signs }, troubles)
     }
 
     /// Lets a pack go, of which something was found corrupt; says whether it is one of these.

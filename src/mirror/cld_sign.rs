@@ -48,29 +48,34 @@ impl CldSigner {
         Self { dir, serial: Vec::new(), made: BTreeMap::new() }
     }
 
-    /// Signs those CLDs that are not signed yet, and forgets all others.
+    /// Signs those CLDs that are not signed yet, and forgets all others; and says why one, or any, could not be.
     pub(super) fn follow(
         &mut self,
         clds: &BTreeMap<FileName, NameRecord>,
         view: &Arc<View>,
         now_s: u64,
-    ) -> Result<BTreeMap<FileName, CldSign>, CldSignError> {
-        let signer = Signer::open(&self.dir, now_s)?;
+    ) -> (BTreeMap<FileName, CldSign>, Option<CldSignError>) {
+        let signer = match Signer::open(&self.dir, now_s) {
+            Ok(signer) => signer,
+            Err(e) => return (BTreeMap::new(), Some(e.into())),
+        };
         self.made.retain(|cld, _| clds.values().any(|record| record.object == *cld));
         if self.serial != signer.serial() {
             self.made.clear();
             self.serial = signer.serial().to_vec();
         }
-        let mut signs = BTreeMap::new();
+        let (mut signs, mut failed) = (BTreeMap::new(), None);
         for (cvd, record) in clds {
-            let sign = match self.made.get(&record.object) {
-                Some(sign) => sign.clone(),
-                None => sign(&signer, cvd, record, view)?,
-            };
-            self.made.insert(record.object, sign.clone());
-            signs.insert(cvd.clone(), sign);
+            let made = self.made.get(&record.object).cloned();
+            match made.map_or_else(|| sign(&signer, cvd, record, view), Ok) {
+                Ok(sign) => {
+                    self.made.insert(record.object, sign.clone());
+                    signs.insert(cvd.clone(), sign);
+                }
+                Err(e) => failed = Some(e),
+            }
         }
-        Ok(signs)
+        (signs, failed)
     }
 }
 

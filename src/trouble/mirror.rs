@@ -85,9 +85,12 @@ impl Trouble {
 
     /// CLDs are served without sign files.
     pub fn unsigned_clds(why: &dyn fmt::Display) -> Self {
-        Self::new(Kind::Certificates, "no CLD is signed by the site's CA, and `pull --ca` takes none")
-            .because(why)
-            .warning()
+        Self::new(
+            Kind::Certificates,
+            "not every CLD is signed by the site's CA, and `pull --ca` takes no other",
+        )
+        .because(why)
+        .warning()
     }
 
     /// The store directory could not be looked at.

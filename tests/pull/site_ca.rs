@@ -198,6 +198,13 @@ fn what_is_held_without_the_cas_word_is_made_anew() {
     ]);
     there(&client);
 
+    // As a round leaves it that ended between the sign file and the CLD.
+    let client = demanding(&mirror.url(), &own).holding("test.cld", &cld(3));
+    client.put("test-3.cld.sign", &signed(&own, 0, &cld(3)));
+    client.put("test-5.cld.sign", &signed(&own, 0, &cld5));
+    client.pull(&[]).exits(0).says(["test: 3 -> 5 installed as CLD, by 2 CDIFFs"]);
+    there(&client);
+
     // Another CA's, and none any more: made anew if the mirror has the right one, else left as it is.
     let client = demanding(&mirror.url(), &own).holding("test.cld", &cld5);
     client.put("test-5.cld.sign", &signed(&other, 0, &cld5));

@@ -142,7 +142,7 @@ fn the_sites_ca_signs_clds_and_nothing_else() {
     assert_eq!(server.get("/test-3.cld.sign").status, 404);
     assert_eq!(server.get("/test-5.cld.sign").status, 200);
     fs::rename(&dir, program.dir.path().join("away")).unwrap();
-    let why = "no CLD is signed by the site's CA, and `pull --ca` takes none";
+    let why = "not every CLD is signed by the site's CA, and `pull --ca` takes no other";
     program.sync().says([why, "there is no CA; `cvdmirror ca init"]);
     assert_eq!(server.get("/test-5.cld.sign").status, 404);
     assert_eq!(server.get("/test-5.cld").status, 200);
