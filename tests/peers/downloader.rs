@@ -197,7 +197,8 @@ fn what_a_client_asks_for_is_pulled_through_by_its_own_name() {
         return;
     }
     let (cdn, front) = strict(3);
-    let program = Program::new("freshclam").set("pull-through", "true").set("backfill", "0");
+    let program =
+        Program::new("freshclam").set("proxy", "true").set("pull-through", "true").set("backfill", "0");
     let Some((program, _keep)) = fed(program, &front) else { return };
     let server = program.serve();
     server.publishes(3);
@@ -210,12 +211,18 @@ fn what_a_client_asks_for_is_pulled_through_by_its_own_name() {
     (4..=5).for_each(|version| cdn.publish_talos(version));
     // One that the CDN turns away changes nothing for those that come after it.
     assert_eq!(server.get("/test-4.cdiff").status, 502);
-    let lines = format!("DatabaseMirror {}\nDNSDatabaseInfo current.cvd.clamav.net\n", server.url());
+    // The mirror is its proxy, and the host that it asks for is the upstream.
+    let lines = format!(
+        "HTTPProxyServer 127.0.0.1\nHTTPProxyPort {}\nDatabaseMirror {}\nDNSDatabaseInfo current.cvd.clamav.net\n",
+        server.address.port(),
+        front.url()
+    );
     let Some(client) = Freshclam::with(&lines) else { return };
     client.put("test.cvd", &talos("test-3.cvd"));
     client.update(&[]).exits(0).says(["test.cld updated (version: 5,"]);
     let asked = front.asked();
     assert_eq!((asked[0].agent.as_str(), asked[0].status), (support::wire::AGENT, 403), "{asked:?}");
+    assert!(asked.iter().all(|it| it.via.is_some()), "{asked:?}");
     for file in ["/test-4.cdiff", "/test-5.cdiff"] {
         let passed: Vec<_> = asked[1..].iter().filter(|it| it.target == file).collect();
         assert_eq!(passed.len(), 1, "{asked:?}");
