@@ -10,6 +10,7 @@ mod options;
 mod progress;
 mod pull;
 mod serve;
+mod signals;
 mod status;
 mod store;
 mod sync;

@@ -1,5 +1,5 @@
 //! `cvdmirror serve`
-use super::{Failure, Outcome, print, progress, runtime};
+use super::{Failure, Outcome, print, progress, runtime, signals::Signals};
 use crate::{
     config::Config,
     cvd::Database,
@@ -26,8 +26,7 @@ pub(super) fn run(config: Config) -> Outcome {
     let io = |e: std::io::Error| Failure::Failed(format!("cannot serve: {e}"));
     // Before anything that takes long, so that a signal in between is not lost.
     let entered = runtime.enter();
-    let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
+    let signals = Signals::listen().map_err(io)?;
     let hangups = signal(SignalKind::hangup()).map_err(io)?;
     drop(entered);
     let opened = service::open(&config, lock, progress::to_log(), runtime.handle())?;
@@ -46,18 +45,8 @@ pub(super) fn run(config: Config) -> Outcome {
             print(format!("answering DNS on udp+tcp {address}\n"))?;
         }
         let shutdown = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            signals.first().await;
             tracing::info!("stopping: running downloads may finish; a second signal ends at once");
-            tokio::spawn(async move {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                }
-                std::process::exit(1);
-            });
         };
         service.run(shutdown).await.map_err(io)
     })

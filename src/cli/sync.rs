@@ -2,7 +2,9 @@
 use super::{
     Failure, Outcome, Ui,
     progress::{self, Relay},
-    runtime, unanswered,
+    runtime,
+    signals::Signals,
+    unanswered,
 };
 use crate::{
     config::Config,
@@ -18,8 +20,17 @@ pub(super) fn run(config: &Config, ui: Ui) -> Outcome {
     let runtime = runtime()?;
     let report = match dir.lock() {
         Ok(lock) => {
+            let entered = runtime.enter();
+            let signals = Signals::listen().map_err(|e| Failure::Failed(format!("cannot sync: {e}")))?;
+            drop(entered);
             let mut opened = service::open(config, lock, progress::to_stderr(ui), runtime.handle())?;
-            opened.mirror.round().map_err(|Stopped| Failure::Findings)?
+            let stop = opened.stop.clone();
+            runtime.spawn(async move {
+                signals.first().await;
+                let _ = stop.send(true);
+            });
+            let stopped = |Stopped| Failure::Failed("stopped; what came whole until now is kept".into());
+            opened.mirror.round().map_err(stopped)?
         }
         // A running server does it, with its own settings; without one, another sync is at work.
         Err(OpenError::Locked { data_dir, holder }) => match runtime.block_on(beside(&dir, ui)) {

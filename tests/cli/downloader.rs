@@ -1,4 +1,6 @@
 //! A downloader that does not do its work is named and started again, and nothing is lost by it.
+use rustix::process::{Pid, Signal, kill_process};
+use std::process::Stdio;
 use support::{
     cdn::Cdn,
     process,
@@ -112,6 +114,27 @@ fn one_that_hangs_is_killed_with_its_children() {
     server.terminate();
     assert_eq!(server.ends(), Some(0));
     wait_for("its end", || is_gone(&std::fs::read_to_string(&pids).unwrap()).then_some(()));
+}
+
+/// Also where the command that runs it is told to end.
+#[test]
+fn a_sync_that_is_ended_ends_it_too() {
+    let upstream = Upstream::talos(3);
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let path = fake(dir.path(), &format!("echo $$ >{0}.new; mv {0}.new {0}; exec sleep 1000", pid.display()));
+    let program = Program::new("freshclam").set("upstream", &upstream.url()).set("freshclam-path", &path);
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut command = program.command(&["sync"]);
+        let mut sync = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let number = wait_for("it to run", || std::fs::read_to_string(&pid).ok());
+        kill_process(Pid::from_child(&sync), signal).unwrap();
+        assert_eq!(process::ends(&mut sync).unwrap().code(), Some(1));
+        let said = std::io::read_to_string(sync.stderr.take().unwrap()).unwrap();
+        assert!(said.contains("stopped; what came whole until now is kept"), "{said}");
+        wait_for("its end", || is_gone(&number).then_some(()));
+        std::fs::remove_file(&pid).unwrap();
+    }
 }
 
 /// Also where it ends well and leaves them behind, with its output still open.
