@@ -150,6 +150,23 @@ fn a_run_that_asked_nothing_confirms_nothing() {
     assert_eq!(program.status()["fresh"], false);
 }
 
+/// freshclam ends without an error where it got some of what there is; the mirror says what was in the way of the rest.
+#[test]
+fn a_body_that_breaks_off_is_named_though_something_came() {
+    let (cdn, front) = strict(3);
+    let Some((program, _keep)) = fed(Program::new("freshclam"), &front) else { return };
+    let server = program.serve();
+    server.publishes(3);
+    wait_for("the first round's end", || program.status()["next_check_in_s"].as_u64());
+    (4..=5).for_each(|version| cdn.publish_talos(version));
+    front.fault("test-5.cdiff", Fault::Truncate(100));
+    let said = format!("{}/test-5.cdiff: the body ended after 100 B", front.url());
+    program.sync().exits(1).says(["3 -> 4 published", &said]);
+    program.run(&["status"]).exits(0).says([&said]);
+    program.sync().exits(0).says(["4 -> 5 published"]);
+    program.run(&["status"]).exits(0).never_says("the body ended");
+}
+
 /// Killed in the middle of a body, it is started again, and nothing is lost.
 #[test]
 fn a_freshclam_that_is_killed_is_started_again() {

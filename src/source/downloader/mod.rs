@@ -227,6 +227,8 @@ struct Last {
     held: BTreeMap<Database, u32>,
     recorded: BTreeMap<Database, Said>,
     fault: Option<Fault>,
+    /// Something came all the same, and the round has taken it.
+    came: bool,
     /// The CVDs in its directory are not to be trusted.
     broken: bool,
 }
@@ -316,7 +318,7 @@ impl Downloader {
             is_due |= self.ledger().header_due(database);
         }
         let mut last = self.last.lock();
-        (last.held, last.recorded, last.fault) = (held, recorded, None);
+        (last.held, last.recorded, last.fault, last.came) = (held, recorded, None, false);
         is_due
     }
 
@@ -361,6 +363,9 @@ impl Downloader {
 
     /// Forgets what came, once a round has taken it.
     pub fn end(&self) {
+        let mut last = self.last.lock();
+        last.came = self.came(&last);
+        drop(last);
         if self.setup.tool == Tool::Freshclam {
             // What stays is removed before the next run, which says why it cannot be.
             let _ = files::empty(&self.dir.join("passed"), |_| false);
@@ -371,8 +376,13 @@ impl Downloader {
     pub fn fault(&self) -> Option<Fault> {
         let aside = self.stands_aside();
         let last = self.last.lock();
-        let came = |database| self.moves(database, last.held.get(database).copied());
-        last.fault.clone().filter(|_| aside || self.setup.databases.iter().any(came))
+        last.fault.clone().filter(|_| aside || self.came(&last))
+    }
+
+    /// Whether anything came that leads on.
+    fn came(&self, last: &Last) -> bool {
+        let moves = |database| self.moves(database, last.held.get(database).copied());
+        last.came || self.setup.databases.iter().any(moves)
     }
 
     /// Whether more of a database came than a header: a full CVD, or the next CDIFF.

@@ -6,7 +6,7 @@
 use crate::{
     cvd::{Database, FileName},
     source::{
-        FetchError, Wanted,
+        FetchError, Incoming, Wanted,
         fields::end_to_end,
         get::Passed,
         http::{HttpSource, Passer},
@@ -116,7 +116,7 @@ impl<'a> Relay<'a> {
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Asked>, upstream: Passer) -> Answer {
+    async fn answer(self: &Arc<Self>, request: Request<Asked>, upstream: Passer) -> Answer {
         let Some(name) = request.uri().path().strip_prefix(&self.prefix) else {
             return bare(StatusCode::NOT_FOUND);
         };
@@ -169,8 +169,17 @@ impl Shared {
         answer
     }
 
+    /// The next piece of a body; why one does not come is remembered.
+    async fn next(&self, incoming: &mut Incoming) -> io::Result<Option<Bytes>> {
+        incoming.chunk().await.map_err(|e| {
+            let broken = io::Error::other(e.to_string());
+            self.failure.lock().get_or_insert(e);
+            broken
+        })
+    }
+
     /// Passes an answer on, and keeps its body where it is whole.
-    async fn keep(&self, name: &str, wanted: &Wanted, passed: Passed) -> io::Result<Answer> {
+    async fn keep(self: &Arc<Self>, name: &str, wanted: &Wanted, passed: Passed) -> io::Result<Answer> {
         let Passed { status, fields, incoming } = passed;
         let mut answer = bare(status);
         *answer.headers_mut() = end_to_end(&fields);
@@ -185,18 +194,19 @@ impl Shared {
         let whole = self.into.join(name);
         kept.whole = (!matches!(wanted, Wanted::Header(..)) || !whole.exists()).then_some(whole);
         // A piece ahead: who has got all the bytes that were announced does not ask for the end.
-        let next = incoming.chunk().await.map_err(io::Error::other)?;
+        let next = self.next(&mut incoming).await?;
         if next.is_none() {
             kept.finish().await?;
         }
-        let body = try_unfold((incoming, next, kept), |(mut incoming, next, mut kept)| async move {
+        let begun = (self.clone(), incoming, next, kept);
+        let body = try_unfold(begun, |(shared, mut incoming, next, mut kept)| async move {
             let Some(chunk) = next else { return Ok::<_, io::Error>(None) };
             kept.file.write_all(&chunk).await?;
-            let next = incoming.chunk().await.map_err(io::Error::other)?;
+            let next = shared.next(&mut incoming).await?;
             if next.is_none() {
                 kept.finish().await?;
             }
-            Ok(Some((Frame::data(chunk), (incoming, next, kept))))
+            Ok(Some((Frame::data(chunk), (shared, incoming, next, kept))))
         });
         *answer.body_mut() = UnsyncBoxBody::new(StreamBody::new(body.boxed()));
         Ok(answer)
