@@ -1,7 +1,7 @@
 //! cvdupdate: its own configuration and state, and one run of it.
 use super::{
     Fault, Setup, Tool,
-    files::{directory, user, write},
+    files::{directory, give, user, write},
     process::{Ended, Job},
 };
 use crate::cvd::txt_record::CurrentRecord;
@@ -61,6 +61,10 @@ fn uuid() -> String {
 pub(super) async fn run(dir: &Path, program: &Path, setup: &Setup) -> Result<(), Fault> {
     let tool = Tool::Cvdupdate;
     let user = user(setup, dir)?;
+    if let Some(ids) = user {
+        // It writes beside its configuration.
+        [dir, &dir.join("db"), &dir.join("log")].into_iter().try_for_each(|path| give(path, ids))?;
+    }
     let args = vec!["update".into(), "-c".into(), dir.join("config.json").into()];
     let ended = Job { tool, program, args, dir, user, timeout: setup.timeout }.run().await?;
     let words = ended.words();

@@ -3,7 +3,7 @@ use super::{Fault, Setup, refused};
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, lchown},
     path::Path,
 };
 
@@ -45,7 +45,6 @@ pub(super) fn user(setup: &Setup, dir: &Path) -> Result<Option<(u32, u32)>, Faul
         return Ok(None);
     }
     let data_dir = dir.parent().unwrap_or(dir);
-    let owner = fs::metadata(data_dir).map_err(refused(data_dir))?;
     let ids = match &setup.user {
         Some(name) => {
             let path = Path::new("/etc/passwd");
@@ -58,17 +57,22 @@ pub(super) fn user(setup: &Setup, dir: &Path) -> Result<Option<(u32, u32)>, Faul
             });
             ids.ok_or_else(|| Fault::NoUser(name.clone()))?
         }
-        None => (owner.uid(), owner.gid()),
+        None => {
+            let owner = fs::metadata(data_dir).map_err(refused(data_dir))?;
+            (owner.uid(), owner.gid())
+        }
     };
     if ids.0 == 0 {
         return Ok(None);
     }
-    if !may_enter(&owner, ids) {
-        // On the way to its own directory. What else is there is closed to it, and cannot be listed.
-        let mode = fs::Permissions::from_mode((owner.mode() & 0o7777) | ENTER_OTHERS);
-        fs::set_permissions(data_dir, mode).map_err(refused(data_dir))?;
+    // On the way to what is its own. What else is there is closed to it, and cannot be listed.
+    for path in [data_dir, dir] {
+        let meta = fs::metadata(path).map_err(refused(path))?;
+        if !may_enter(&meta, ids) {
+            let mode = fs::Permissions::from_mode((meta.mode() & 0o7777) | ENTER_OTHERS);
+            fs::set_permissions(path, mode).map_err(refused(path))?;
+        }
     }
-    give(dir, ids)?;
     Ok(Some(ids))
 }
 
@@ -89,13 +93,21 @@ fn may_enter(dir: &fs::Metadata, (uid, gid): (u32, u32)) -> bool {
     (dir.mode() >> shift) & ENTER_OTHERS != 0
 }
 
-/// Gives a directory and what is in it to a user.
+/// Takes a directory back, which an earlier build gave away.
+pub(super) fn own(path: &Path) -> Result<(), Fault> {
+    let us = rustix::process::geteuid();
+    let is_ours = fs::metadata(path).is_ok_and(|meta| meta.uid() == us.as_raw());
+    if is_ours { Ok(()) } else { lchown(path, Some(us.as_raw()), None).map_err(refused(path)) }
+}
+
+/// Gives a file, or a directory and what lies in it, to a user. Nothing below that: who owns a directory may put a link in
+/// place of what is in it, at any moment.
 pub(super) fn give(path: &Path, ids: (u32, u32)) -> Result<(), Fault> {
-    std::os::unix::fs::lchown(path, Some(ids.0), Some(ids.1)).map_err(refused(path))?;
+    let own = |path: &Path| lchown(path, Some(ids.0), Some(ids.1)).map_err(refused(path));
     if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {
         for entry in fs::read_dir(path).map_err(refused(path))? {
-            give(&entry.map_err(refused(path))?.path(), ids)?;
+            own(&entry.map_err(refused(path))?.path())?;
         }
     }
-    Ok(())
+    own(path)
 }

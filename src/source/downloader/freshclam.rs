@@ -1,7 +1,7 @@
 //! freshclam: a private configuration and directory, and one run of it against the intake.
 use super::{
     Fault, Seed, Setup, Tool,
-    files::{directory, empty, give, user, write},
+    files::{directory, empty, give, own, user, write},
     process::{Ended, Job},
     refused,
     relay::Relay,
@@ -31,6 +31,7 @@ pub(super) fn prepare<R: Read>(dir: &Path, seeds: Vec<Seed<R>>, broken: bool) ->
     for path in [dir, &db, &passed] {
         directory(path)?;
     }
+    [dir, &passed].into_iter().try_for_each(own)?;
     empty(&passed, |_| false)?;
     let path_of = |seed: &Seed<R>| db.join(format!("{}.cvd", seed.database));
     let there: Vec<PathBuf> =
@@ -93,7 +94,9 @@ pub(super) async fn run(
     let conf = dir.join("freshclam.conf");
     write(&conf, conf_text(dir, &relay.url(), setup).as_bytes())?;
     if let Some(ids) = user {
+        // The directory itself stays ours, so that nothing in it can be put in another's place.
         give(&conf, ids)?;
+        give(&dir.join("db"), ids)?;
     }
     let mut args = vec!["--config-file".into(), conf.clone().into(), "--stdout".into(), "--no-dns".into()];
     args.extend(setup.databases.iter().map(|database| format!("--update-db={database}").into()));
