@@ -32,6 +32,10 @@ fn main() {
     fs::write(&script, SCRIPT).unwrap();
     let mut servers = [site.nginx(&nginx), site.ours(&[])];
 
+    // Neither's first reading from the disk counts.
+    for (server, case) in servers.iter().flat_map(|server| CASES.iter().map(move |case| (server, case))) {
+        assert_eq!(server.get(case.file), server.length_of(case.file), "{} of {}", case.file, server.name);
+    }
     println!("{ROUNDS} rounds of {seconds} s each, in turn; ratios are cvdmirror to nginx\n");
     println!("| | requests/s | MB/s | server CPU ms/request | p99 ms | requests | CPU/request |");
     println!("|---|---|---|---|---|---|---|");

@@ -121,6 +121,20 @@ impl Server {
         found.map_or(0, |length| length.parse().unwrap())
     }
 
+    /// Takes a file; returns the bytes that came after the head.
+    pub(crate) fn get(&self, file: &str) -> u64 {
+        let mut stream =
+            BufReader::with_capacity(1 << 17, TcpStream::connect(("127.0.0.1", self.port)).unwrap());
+        let request = format!("GET /{file} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n");
+        stream.get_mut().write_all(request.as_bytes()).unwrap();
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            assert!(stream.read_line(&mut line).unwrap() > 0, "{file} of {}", self.name);
+        }
+        std::io::copy(&mut stream, &mut std::io::sink()).unwrap()
+    }
+
     /// CPU time of the process and its children, user and system, from /proc/PID/stat.
     pub(crate) fn cpu_s(&self) -> f64 {
         // A clock tick is 10 ms on every Linux that this runs on.

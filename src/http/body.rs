@@ -18,8 +18,9 @@ use std::{
 };
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
-/// What is handed to hyper at a time of an object that is hot, bytes; about what the store gives at a time of others.
-const CHUNK: u64 = 256 << 10;
+/// What is handed to hyper at a time of an object that is hot, bytes: much, since each time costs a call into the kernel, and
+/// not all, since meanwhile others wait.
+const CHUNK: u64 = 1 << 20;
 
 /// Why an object could not be sent, or not to its end.
 #[derive(Debug, thiserror::Error)]
