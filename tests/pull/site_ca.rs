@@ -187,7 +187,7 @@ fn what_is_held_without_the_cas_word_is_made_anew() {
 
     // COPYING is under none of Talos' signatures; the full CVD is taken where it was changed.
     let mut changed = cld5.clone();
-    changed[512 + 512 + 100] ^= 1;
+    changed[512 + 512 + 10] ^= 1;
     let client = demanding(&mirror.url(), &own).holding("test.cld", &changed);
     client.put("test-5.cld.sign", &signed(&own, 0, &cld5));
     let ran = client.pull(&[]).exits(0);
