@@ -52,8 +52,10 @@ pub(super) fn run(config: &Config, ui: Ui, command: &CaCommand) -> Outcome {
 }
 
 fn init(ui: Ui, dir: &Path) -> Outcome {
-    let Site { renewed, authority, signer } = ca::init(dir, epoch_s())?;
-    let left = |term: &Term| ago(term.ends_s.saturating_sub(epoch_s()));
+    let now_s = epoch_s();
+    let Site { renewed, authority, signer } = ca::init(dir, now_s)?;
+    // By the same clock reading: a second later, a whole day would be missing.
+    let left = |term: &Term| ago(term.ends_s.saturating_sub(now_s));
     let (authority, until, next) = (authority.path.display(), left(&authority), left(&signer));
     let dir = dir.display();
     let what = match renewed {
