@@ -13,13 +13,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) fn run(config: Config) -> Outcome {
     let databases: Vec<&str> = config.databases.iter().map(Database::as_str).collect();
     tracing::info!(
-        "{} {} mirrors {} from {}{}",
+        "{} {}, source {}{}",
         env!("CARGO_PKG_NAME"),
         env!("CARGO_PKG_VERSION"),
-        databases.join(", "),
         config.source,
         config.source_reason()
     );
+    tracing::info!("mirrors {}", databases.join(", "));
     tracing::info!("data directory {}", config.data_dir.display());
     let lock = DataDir::new(&config.data_dir).lock()?;
     let runtime = runtime()?;

@@ -356,8 +356,8 @@ impl Config {
     /// Why files come from where they do, where nobody said from where; else empty.
     pub fn source_reason(&self) -> &'static str {
         match self.given.get("source") {
-            Some((_, Origin::Installed)) => ": no source is set, and freshclam is installed",
-            Some((_, Origin::NotInstalled)) => ": no source is set, and freshclam is not installed",
+            Some((_, Origin::Installed)) => ": it is installed, and no source is set",
+            Some((_, Origin::NotInstalled)) => ": no source is set, nor freshclam installed",
             _ => "",
         }
     }

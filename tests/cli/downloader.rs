@@ -218,6 +218,6 @@ fn without_a_source_freshclam_is_run_where_it_is_installed() {
     let upstream = Upstream::talos(3);
     let upstream = upstream.url();
     let server = Program::new("").set("upstream", &upstream).set("freshclam-path", &path).serve();
-    server.says("mirrors test from freshclam: no source is set, and freshclam is installed");
-    assert!(server.log.so_far()[0].contains(" from freshclam: "));
+    server.says(", source freshclam: it is installed, and no source is set");
+    assert!(server.log.so_far()[0].contains(", source freshclam: "));
 }

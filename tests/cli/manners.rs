@@ -199,5 +199,5 @@ fn the_server_says_first_what_it_is() {
     server.says(&format!("INFO data directory {}", program.data().display()));
     let log = server.log.so_far();
     let ends = |at: usize, text: &str| assert!(log[at].ends_with(text), "{log:#?}");
-    ends(0, &format!("INFO cvdmirror {} mirrors test from {}/", env!("CARGO_PKG_VERSION"), upstream.url()));
+    ends(0, &format!("INFO cvdmirror {}, source {}/", env!("CARGO_PKG_VERSION"), upstream.url()));
 }
