@@ -220,7 +220,8 @@ mod tests {
         let huge = ["ShmemPmdMapped", "FilePmdMapped"].map(|key| smaps(whole.as_ptr(), key).unwrap());
         match huge.iter().sum() {
             0 => eprintln!("this kernel has no huge page to give"),
-            kib => assert_eq!(kib, 4096_u64),
+            // Both, or one where its memory is in too small pieces for the other.
+            kib => assert!([2048, 4096].contains(&kib), "{kib}"),
         }
         assert_eq!(memory.find(&whole).unwrap().1, 0);
     }

@@ -148,7 +148,9 @@ fn as_nobody(client: &Client) -> Option<Ran> {
     // What it needs must be reached: the test's directory is root's alone.
     std::fs::set_permissions(client.dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let program = client.dir.path().join("cvdmirror");
-    std::fs::copy(env!("CARGO_BIN_EXE_cvdmirror"), &program).unwrap();
+    // By a child: what this process has open to write cannot be run (see `support::program::script`).
+    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_cvdmirror")).arg(&program).status();
+    assert!(copied.unwrap().success());
     let pull = client.command(&[]);
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);

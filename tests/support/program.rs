@@ -7,6 +7,7 @@ use super::{
 };
 use std::{
     collections::BTreeMap,
+    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -252,15 +253,16 @@ impl Drop for Serving {
     }
 }
 
-/// Writes a program that a shell runs.
+/// Writes a program that a shell runs. A child writes it: what this process has open to write, a program that another
+/// test is just starting has for a moment too, and then it cannot be run.
 pub fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt as _;
     let path = dir.join(name);
-    // Renamed, so that nothing has it open to write when it is run.
-    let aside = dir.join(format!("{name}.new"));
-    std::fs::write(&aside, text).unwrap();
-    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::rename(&aside, &path).unwrap();
+    let mut shell = Command::new("sh");
+    // Renamed, since the one before may be running.
+    let shell = shell.args(["-c", r#"cat > "$0.new" && chmod 755 "$0.new" && mv "$0.new" "$0""#]).arg(&path);
+    let mut child = shell.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{}", path.display());
     path
 }
 
