@@ -8,7 +8,7 @@
 //! [`REPLACED`]; what is run elsewhere, in [`ELSEWHERE`]. install.md is followed by `package_install`, on a machine of its
 //! own.
 use std::{
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -16,7 +16,7 @@ use support::{
     name_server::{NameServer, time_s},
     namespace, peer,
     process::{self, Ran},
-    program::{Program, Serving, bare},
+    program::{Program, Serving, bare, script},
     talos::{own_or_skip, talos},
     upstream::Upstream,
     wait_for,
@@ -35,7 +35,7 @@ const ELSEWHERE: [(&str, &str); 3] = [
 const CARGO: &str = r#"#!/bin/sh
 case "$1" in
 run) shift 3; timeout 3 cvdmirror "$@" --listen=127.0.0.1:0 --dns-listen=127.0.0.1:0 --data-dir="$HOME/new"; test $? = 124 ;;
-*) grep -q "^cargo $*\$" "$CI" ;;
+*) grep -q "cargo $*)\$" "$CI" ;;
 esac
 "#;
 
@@ -114,10 +114,8 @@ impl Site {
         let bin = self.home.path().join("bin");
         std::fs::create_dir(&bin).unwrap();
         symlink(env!("CARGO_BIN_EXE_cvdmirror"), bin.join("cvdmirror")).unwrap();
-        for (name, script) in [("sudo", "#!/bin/sh\nexec \"$@\"\n"), ("cargo", CARGO)] {
-            std::fs::write(bin.join(name), script).unwrap();
-            std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        script(&bin, "sudo", "#!/bin/sh\nexec \"$@\"\n");
+        script(&bin, "cargo", CARGO);
     }
 
     /// A cvdupdate that follows the database `test` at `url`.
